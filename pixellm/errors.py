@@ -1,0 +1,50 @@
+"""One tree of picklable errors. Every leaf says what is wrong, where, and what to do next."""
+
+
+class PixelLMError(Exception):
+    """Base of every error that a user can cause; `str(error)` is fit to be shown to that user.
+
+    Subclasses pass all their arguments to `super().__init__`, which is what makes them picklable between Ray processes.
+    """
+
+
+class ConfigError(PixelLMError, ValueError):
+    """A configuration file or a `key=value` override is wrong."""
+
+
+class StorageError(PixelLMError, OSError):
+    """A URI cannot be read or written."""
+
+
+class ShardError(PixelLMError, ValueError):
+    """A shard folder is not complete or not what its manifest says."""
+
+
+class ModelError(PixelLMError, ValueError):
+    """Weights, configuration and inputs of the model do not fit together."""
+
+
+class InputError(PixelLMError, ValueError):
+    """A photo or a question that somebody sent cannot be used. `code` is a stable slug such as `photo_unreadable`."""
+
+    def __init__(self, code: str, detail: str):
+        super().__init__(code, detail)
+        self.code, self.detail = code, detail
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+class RowError(PixelLMError, ValueError):
+    """One row of a dataset is bad. `reason` is a stable slug such as `polygon_outside`; the row is set aside with it."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+class TooManyRejectedError(PixelLMError, RuntimeError):
+    """The share of rejected rows is above what the configuration allows."""

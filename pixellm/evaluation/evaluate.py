@@ -1,0 +1,171 @@
+"""Batch inference over shards with Ray Data, by free generation: each photo once, all its questions, then the metrics.
+
+What is done with the result (files, pages) is report.py's.
+"""
+
+import functools
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow.parquet as pq
+import ray.data
+from pydantic import Field
+
+from pixellm.data.manifest import Manifest, read_manifest
+from pixellm.data.prompts import fill_conversation
+from pixellm.data.schema import ROW_SCHEMA
+from pixellm.errors import ShardError, StorageError, TooManyRejectedError
+from pixellm.evaluation.metrics import Metrics, QuestionScore, score_question, summarize
+from pixellm.inference.batch import AnySegmenter, Record, SegmentBatch, load_segmenter
+from pixellm.settings import StrictModel
+from pixellm.storage import exists, open_filesystem
+
+PhotoKey = tuple[str, str, str]  # source, split, image_id
+
+
+class EvaluateConfig(StrictModel):
+    """One evaluation of one model over one shard folder."""
+
+    shards: str = Field(description="URI of a shard folder, as jobs.prepare_data writes it")
+    model: str = Field("tiny", description="URI of a model directory, or tiny for the one that ships")
+    output: str = Field(description="URI of the folder for report.json and report.html")
+    local_copy: str | None = Field(None, description="a second, local folder for the same files")
+    max_rows: int | None = Field(None, gt=0, description="photos to evaluate, the first of the shuffled shards")
+    batch_size: int = Field(8, gt=0, description="photos in one call of the model, with all their questions")
+    max_new_tokens: int = Field(128, gt=0)
+    num_workers: int = Field(1, gt=0, description="copies of the model")
+    cpus_per_worker: float = Field(1.0, gt=0)
+    gpus_per_worker: float = Field(0.0, ge=0)
+    torch_threads: int = Field(1, gt=0, description="of each copy")
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = "cpu"
+    max_failed_share: float = Field(0.05, ge=0, le=1, description="above it, of the photos, the job fails after the report is written")
+    num_examples: int = Field(24, ge=0, description="cards on the page")
+    examples: Literal["mixed", "random", "worst", "best"] = Field("mixed", description="mixed: a third of each")
+    seed: int = Field(0, description="of the questions drawn from templates and of the random examples")
+
+
+@dataclass(frozen=True)
+class ScoredAnswer:
+    """One answered question: a record of `RECORD_SCHEMA` and its rows."""
+
+    record: Record
+    score: QuestionScore
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`answers` and `failures` (records of photos that were set aside) are sorted by photo and question."""
+
+    config: EvaluateConfig
+    manifest: Manifest
+    answers: list[ScoredAnswer]
+    failures: list[Record]
+    num_photos: int
+    duration_s: float
+
+    @functools.cached_property
+    def metrics(self) -> Metrics:
+        """Over all answers; photos that were set aside are not in it, `failures` counts them."""
+        return summarize(answer.score for answer in self.answers)
+
+    @property
+    def failures_by_reason(self) -> dict[str, int]:
+        """Photos set aside, by reason."""
+        return dict(Counter(record["failure"] for record in self.failures).most_common())
+
+    def check_failures(self) -> None:
+        """Raises TooManyRejectedError above `max_failed_share`."""
+        if len(self.failures) > self.config.max_failed_share * self.num_photos:
+            raise TooManyRejectedError(
+                f"{len(self.failures)} of {self.num_photos} photos were set aside, by reason {self.failures_by_reason}, the first: "
+                f"{self.failures[0]['failure_detail']}; at most {self.config.max_failed_share:.0%} are allowed (max_failed_share)")
+
+
+def evaluate(config: EvaluateConfig, build_segmenter: Callable[[], AnySegmenter] | None = None,
+             progress: Callable[[str], None] = print) -> Evaluation:
+    """Answer every question of every photo of `config.shards` once, on `num_workers` actors, and score the answers.
+
+    `build_segmenter` is called once in each actor; by default it loads `config.model`. Joins the Ray cluster that is there, or starts one.
+    Raises ShardError (no manifest, or not the photos that it promises) and StorageError (no such model).
+    """
+    manifest = read_manifest(config.shards)
+    if build_segmenter is None:
+        if config.model != "tiny" and not exists(config.model):
+            raise StorageError(f"no model at {config.model}; give the folder that jobs.export wrote, or tiny")
+        build_segmenter = functools.partial(load_segmenter, config.model, config.dtype, config.device, config.torch_threads)
+    num_photos = min(config.max_rows or manifest.num_rows, manifest.num_rows)
+    start_s, last_s = time.monotonic(), -10.0
+    records: list[Record] = []
+    seen: Counter[PhotoKey] = Counter()
+    for table in _answered(config, manifest, num_photos, build_segmenter).iter_batches(batch_size=None, batch_format="pyarrow"):
+        records += table.to_pylist()
+        seen.update({photo_key(record) for record in table.select(["source", "split", "image_id"]).to_pylist()})
+        elapsed_s = time.monotonic() - start_s
+        if elapsed_s - last_s >= 5 or len(seen) == num_photos:
+            progress(f"evaluate: {len(seen)} of {num_photos} photos, {len(records)} questions, {elapsed_s:.0f} s")
+            last_s = elapsed_s
+    if len(seen) != num_photos or seen.total() != num_photos:
+        raise ShardError(f"{config.shards}: {len(seen)} different photos came {seen.total()} times, expected {num_photos} once; prepare it again")
+    records.sort(key=lambda record: (photo_key(record), -1 if record["question_index"] is None else record["question_index"]))
+    return Evaluation(
+        config, manifest, num_photos=num_photos, duration_s=time.monotonic() - start_s,
+        answers=[ScoredAnswer(record, score_question(record["masks"], record["true_masks"])) for record in records if not record["failure"]],
+        failures=[record for record in records if record["failure"]],
+    )
+
+
+def photo_key(record: Record) -> PhotoKey:
+    """What names the photo of a record or of a row."""
+    return record["source"], record["split"], record["image_id"]
+
+
+def fill_row(row: dict[str, Any], seed: int) -> dict[str, Any]:
+    """`row` with the texts that it leaves to the templates, always the same ones for one seed. Raises RowError."""
+    filled = []
+    for index, conversation in enumerate(row["conversations"]):
+        question, answer = fill_conversation(conversation, row["regions"], (seed, "evaluate", *photo_key(row), index))
+        filled.append(conversation | {"question": question, "answer": answer})
+    return row | {"conversations": filled}
+
+
+def read_photos(shards_uri: str, keys: set[PhotoKey]) -> dict[PhotoKey, bytes]:
+    """The encoded photos of `keys`. Only the row groups that hold one of them have their photos read."""
+    found: dict[PhotoKey, bytes] = {}
+    for uri in read_manifest(shards_uri).shard_uris(shards_uri):
+        if len(found) == len(keys):
+            break
+        filesystem, path = open_filesystem(uri)
+        with pq.ParquetFile(path, filesystem=filesystem) as file:
+            for group in range(file.num_row_groups):
+                rows = file.read_row_group(group, columns=["source", "split", "image_id"]).to_pylist()
+                wanted = [place for place, row in enumerate(rows) if photo_key(row) in keys]
+                if wanted:
+                    images = file.read_row_group(group, columns=["image"])["image"]
+                    found.update({photo_key(rows[place]): images[place].as_py() for place in wanted})
+    return found
+
+
+def _answered(config: EvaluateConfig, manifest: Manifest, num_photos: int, build_segmenter: Callable[[], AnySegmenter]) -> ray.data.Dataset:
+    paths, num_rows = [], 0
+    for shard in manifest.shards:
+        if num_rows < num_photos:
+            paths.append(open_filesystem(f"{config.shards.rstrip('/')}/{shard.name}")[1])
+            num_rows += shard.num_rows
+    filesystem, _ = open_filesystem(config.shards)
+    dataset = ray.data.read_parquet(paths, filesystem=filesystem, columns=ROW_SCHEMA.names, partitioning=None)
+    dataset.context.execution_options.preserve_order = True  # or `limit` would keep other rows each time
+    dataset.context.enable_progress_bars = False
+    if num_photos < num_rows:
+        dataset = dataset.limit(num_photos)
+    # One block per call: else a shard would be one task of one actor, and progress would be seen once per shard.
+    return dataset.repartition(target_num_rows_per_block=config.batch_size).map_batches(
+        SegmentBatch,
+        fn_constructor_kwargs={"build_segmenter": build_segmenter, "max_new_tokens": config.max_new_tokens,
+                               "prepare_row": functools.partial(fill_row, seed=config.seed)},
+        batch_size=config.batch_size, batch_format="pyarrow", compute=ray.data.ActorPoolStrategy(size=config.num_workers),
+        num_cpus=config.cpus_per_worker, num_gpus=config.gpus_per_worker or None,
+    )

@@ -1,0 +1,122 @@
+"""Answers to all questions about many photos, as a callable class for Ray Data's `map_batches`. Knows rows and tables, not where they lie.
+
+    dataset.map_batches(SegmentBatch, fn_constructor_args=[build_segmenter], batch_format="pyarrow", batch_size=8, …)
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+import torch
+from PIL import Image
+
+from pixellm.errors import InputError, PixelLMError, RowError
+from pixellm.inference.photos import load_photo
+from pixellm.inference.segmenter import Segmentation, Segmenter
+from pixellm.masks import RLE, union_rles
+
+logger = logging.getLogger(__name__)
+
+RLE_TYPE = pa.struct([pa.field("size", pa.list_(pa.int32())), pa.field("counts", pa.string())])
+# One record per question, or one for a photo that was set aside: then `failure` is its reason, and there is no question.
+RECORD_SCHEMA = pa.schema([
+    pa.field("image_id", pa.string(), nullable=False),
+    pa.field("source", pa.string(), nullable=False),
+    pa.field("split", pa.string(), nullable=False),
+    pa.field("question_index", pa.int32()),
+    pa.field("task", pa.string()),
+    pa.field("question", pa.string()),
+    pa.field("true_answer", pa.string()),  # with `{seg}` once per target, like the row's
+    pa.field("true_masks", pa.list_(RLE_TYPE)),
+    pa.field("text", pa.string()),
+    pa.field("spans", pa.list_(pa.list_(pa.int32()))),  # code points of `text` that name each predicted mask
+    pa.field("masks", pa.list_(RLE_TYPE)),
+    pa.field("scores", pa.list_(pa.float32())),
+    pa.field("finish_reason", pa.string()),
+    pa.field("num_tokens", pa.int32()),
+    pa.field("failure", pa.string()),
+    pa.field("failure_detail", pa.string()),
+])
+
+Record = dict[str, Any]
+
+
+class AnySegmenter(Protocol):
+    """What is needed of a `Segmenter`."""
+
+    def segment(self, images: Sequence[Image.Image], questions: Sequence[str], max_new_tokens: int = ...) -> list[Segmentation]: ...
+
+
+def load_segmenter(model: str, dtype: str = "float32", device: str = "cpu", torch_threads: int = 1) -> AnySegmenter:
+    """The model at `model` (a directory, its URI, or `tiny`), for a process that has `torch_threads` cores to itself."""
+    torch.set_num_threads(torch_threads)
+    return Segmenter.from_pretrained(model, dtype=dtype, device=device)
+
+
+@dataclass(frozen=True)
+class _Photo:
+    row: dict[str, Any]
+    image: Image.Image
+
+
+class SegmentBatch:
+    """Calls `build_segmenter` once, then turns tables of rows (design: one photo with all its questions) into tables of `RECORD_SCHEMA`.
+
+    `prepare_row` completes a row first, such as one whose questions are still to be drawn. A photo that fails (it cannot be decoded,
+    prepared or answered) is set aside as a record with its reason; the others of its batch are answered all the same.
+    """
+
+    def __init__(self, build_segmenter: Callable[[], AnySegmenter], max_new_tokens: int = 128,
+                 prepare_row: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: row):
+        self._segmenter = build_segmenter()
+        self._max_new_tokens, self._prepare_row = max_new_tokens, prepare_row
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """All conversations of all photos of `batch`, answered by free generation in one call of the segmenter."""
+        records: list[Record] = []
+        photos: list[_Photo] = []
+        for row in batch.to_pylist():
+            try:
+                photos.append(_Photo(self._prepare_row(row), load_photo(row["image"])))
+            except Exception as error:
+                records.append(_failure(row, error))
+        return pa.Table.from_pylist(records + self._answer(photos), schema=RECORD_SCHEMA)
+
+    def _answer(self, photos: list[_Photo]) -> list[Record]:
+        """A call that fails as a whole is repeated photo by photo, so that only the one at fault is lost."""
+        try:
+            images = [photo.image for photo in photos for _ in photo.row["conversations"]]
+            questions = [conversation["question"] for photo in photos for conversation in photo.row["conversations"]]
+            answers = iter(self._segmenter.segment(images, questions, self._max_new_tokens) if questions else [])
+            return [_to_record(photo.row, index, next(answers)) for photo in photos for index in range(len(photo.row["conversations"]))]
+        except Exception as error:
+            if len(photos) > 1:
+                return [record for photo in photos for record in self._answer([photo])]
+            logger.warning("photo %s is set aside", photos[0].row["image_id"], exc_info=not isinstance(error, PixelLMError))
+            return [_failure(photos[0].row, error)]
+
+
+def _to_record(row: dict[str, Any], index: int, answer: Segmentation) -> Record:
+    conversation = row["conversations"][index]
+    rles = [RLE(size=list(region["rle_size"]), counts=region["rle_counts"]) for region in row["regions"]]
+    size_hw = (row["height"], row["width"])
+    if answer.size_hw != size_hw:
+        raise RowError("size_mismatch", f"the upright photo is {answer.size_hw} (h, w), the row says {size_hw}")
+    return {
+        **_identity(row), "question_index": index, "task": conversation["task"], "question": conversation["question"],
+        "true_answer": conversation["answer"],
+        "true_masks": [union_rles([rles[region] for region in target], size_hw) for target in conversation["targets"]],
+        "text": answer.text, "spans": [list(target.span) for target in answer.targets], "masks": [target.rle for target in answer.targets],
+        "scores": [target.score for target in answer.targets], "finish_reason": answer.finish_reason, "num_tokens": answer.num_tokens,
+    }
+
+
+def _failure(row: dict[str, Any], error: Exception) -> Record:
+    reason = error.reason if isinstance(error, RowError) else error.code if isinstance(error, InputError) else type(error).__name__
+    return {**_identity(row), "failure": reason, "failure_detail": str(error)}
+
+
+def _identity(row: dict[str, Any]) -> Record:
+    return {name: row[name] for name in ("image_id", "source", "split")}

@@ -1,0 +1,89 @@
+"""Named sizes of PixelLM. `tiny` is built here with a tokenizer of its own; a trained `tiny` ships with the package."""
+
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AddedToken, CLIPVisionConfig, LlamaConfig, PreTrainedTokenizerFast
+
+from pixellm.errors import ConfigError
+from pixellm.model.configuration_pixellm import PixelLMConfig
+from pixellm.model.modeling_pixellm import PixelLMForConditionalGeneration
+from pixellm.model.processing_pixellm import PixelLMImageProcessor, PixelLMProcessor
+
+TINY_CHAT_TEMPLATE = (
+    "{% for turn in messages %}{% if turn.role == 'user' %}{{ turn.content }}\n{% else %}{{ turn.content }}{{ eos_token }}{% endif %}{% endfor %}")
+TINY_VOCABULARY = 512
+IMAGE_TOKEN = "<image>"
+
+
+def codebook_tokens(num_tokens: int) -> list[str]:
+    """`[SEG0]` … as the paper writes them."""
+    return [f"[SEG{i}]" for i in range(num_tokens)]
+
+
+def train_tiny_tokenizer(texts: Iterable[str], num_codebook_tokens: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of `TINY_VOCABULARY` ids learnt from `texts` (any text can still be written), then the image and codebook tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=TINY_VOCABULARY, special_tokens=["<pad>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", chat_template=TINY_CHAT_TEMPLATE)
+    missing = TINY_VOCABULARY - len(fast)  # few texts: keep the ids of what follows the same
+    fast.add_tokens([f"<unused{i}>" for i in range(missing)])
+    # lstrip: "circle [SEG0]" must not leave a lone space between the word and its group
+    fast.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN] + [
+        AddedToken(token, lstrip=i == 0, special=True) for i, token in enumerate(codebook_tokens(num_codebook_tokens))]})
+    return fast
+
+
+def tiny_config() -> PixelLMConfig:
+    """About 1M parameters each in tower and language model; 96-pixel photos of 12 x 12 patches.
+
+    The language model's initial values are about Xavier's for this width; what the full-size models use (0.02) learns too slowly here.
+    """
+    num_tokens_per_scale, num_scales = 2, 2
+    return PixelLMConfig(
+        vision_config=CLIPVisionConfig(hidden_size=128, intermediate_size=384, num_hidden_layers=6, num_attention_heads=4, image_size=96,
+                                       patch_size=8, projection_dim=128, hidden_act="gelu"),
+        text_config=LlamaConfig(vocab_size=TINY_VOCABULARY, hidden_size=128, intermediate_size=384, num_hidden_layers=6, num_attention_heads=4,
+                                num_key_value_heads=4, max_position_embeddings=512, initializer_range=0.08, tie_word_embeddings=False, pad_token_id=0, eos_token_id=1,
+                                bos_token_id=None),
+        image_token_id=TINY_VOCABULARY,
+        codebook_token_ids=[TINY_VOCABULARY + 1 + i for i in range(num_tokens_per_scale * num_scales)],
+        num_tokens_per_scale=num_tokens_per_scale, vision_feature_layers=[-1, -4], image_tokens_per_side=6,
+        decoder_hidden_size=64, decoder_num_heads=4, decoder_mlp_size=256)
+
+
+def build_preset(name: str, texts: Iterable[str], seed: int = 0) -> tuple[PixelLMForConditionalGeneration, PixelLMProcessor]:
+    """A model with random weights and its processor, whose tokenizer is learnt from `texts`."""
+    if name != "tiny":
+        raise ConfigError(f"preset {name!r} is not known; known: tiny")
+    config = tiny_config()
+    torch.manual_seed(seed)
+    model = PixelLMForConditionalGeneration(config)
+    for module in model.vision_tower.modules():  # CLIP's own initial values are made for towers that train for weeks
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.init.xavier_uniform_(module.weight)
+    tokenizer = train_tiny_tokenizer(texts, len(config.codebook_token_ids))
+    processor = PixelLMProcessor(build_image_processor(config), tokenizer, image_token=IMAGE_TOKEN,
+                                 codebook_tokens=codebook_tokens(len(config.codebook_token_ids)),
+                                 max_length=config.text_config.max_position_embeddings)
+    return model, processor
+
+
+def build_image_processor(config: PixelLMConfig) -> PixelLMImageProcessor:
+    """The image processor that fits `config`."""
+    return PixelLMImageProcessor(image_size=config.vision_config.image_size, image_tokens_per_side=config.image_tokens_per_side,
+                                 mask_size=config.mask_size)
+
+
+def pretrained_dir(name: str) -> Path:
+    """Folder of the trained weights that ship with the package. Raises ConfigError when there are none for `name`."""
+    folder = Path(str(resources.files("pixellm.model") / "pretrained" / name))
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"no weights for {name!r} ship with this package; give the path or URI of a model directory")
+    return folder

@@ -1,0 +1,270 @@
+"""Between people's things and tensors: photo + conversation -> model inputs, mask logits -> masks of the photo, ids -> text with spans.
+
+Letters: B photos, Q conversations, T tokens, K targets, S side of the padded photo, M side of a mask.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import BatchFeature, ProcessorMixin
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.processing_utils import ImagesKwargs
+
+from pixellm.errors import ModelError
+
+SEG = "{seg}"
+IGNORED_LABEL = -100
+
+
+class PixelLMImagesKwargs(ImagesKwargs, total=False):
+    """`image_size`: S, the side of the square that a photo is padded to. `mask_size`: M. `image_mean`, `image_std`: of RGB in [0, 1]."""
+
+    image_size: int
+    image_tokens_per_side: int
+    mask_size: int
+    image_mean: list[float]
+    image_std: list[float]
+
+
+class PixelLMImageProcessor(BaseImageProcessor):
+    """Longest side to S (PIL bilinear), normalise, pad right and bottom with zeros. Photos are turned upright (EXIF) and made RGB."""
+
+    model_input_names = ["pixel_values", "resized_sizes_hw"]
+    valid_kwargs = PixelLMImagesKwargs
+    image_size = 448
+    image_tokens_per_side = 16
+    mask_size = 128
+    image_mean = [0.48145466, 0.4578275, 0.40821073]
+    image_std = [0.26862954, 0.26130258, 0.27577711]
+
+    def preprocess(self, images: Image.Image | Sequence[Image.Image], **kwargs) -> BatchFeature:
+        """Returns `pixel_values` (B, 3, S, S) float32, `resized_sizes_hw` and `photo_sizes_hw` (B, 2) int64 (upright)."""
+        photos = [upright_rgb(photo) for photo in ([images] if isinstance(images, Image.Image) else images)]
+        sizes = [self.resized_size_hw(photo.height, photo.width) for photo in photos]
+        pixel_values = torch.zeros(len(photos), 3, self.image_size, self.image_size)
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
+        for i, (photo, (height, width)) in enumerate(zip(photos, sizes, strict=True)):
+            resized = torch.from_numpy(np.array(photo.resize((width, height), Image.Resampling.BILINEAR)))
+            pixel_values[i, :, :height, :width] = (resized.permute(2, 0, 1) / 255 - mean) / std
+        return BatchFeature({
+            "pixel_values": pixel_values,
+            "resized_sizes_hw": torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2),
+            "photo_sizes_hw": torch.tensor([(photo.height, photo.width) for photo in photos], dtype=torch.int64).reshape(-1, 2)})
+
+    def resized_size_hw(self, height: int, width: int) -> tuple[int, int]:
+        """Size after the longest side became S; never below one pixel."""
+        scale = self.image_size / max(height, width)
+        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+    def image_token_mask(self, resized_size_hw: tuple[int, int]) -> list[int]:
+        """1 for each of the I image tokens that sees a part of the photo, 0 for those that see padding only."""
+        cell = self.image_size // self.image_tokens_per_side
+        height, width = resized_size_hw
+        side = range(self.image_tokens_per_side)
+        return [int(cell * row < height and cell * column < width) for row in side for column in side]
+
+    def to_mask_grid(self, mask: np.ndarray) -> np.ndarray:
+        """Share of each cell of the M x M grid that a photo mask (H, W) bool covers; float32 in [0, 1], exact area average to 1/255."""
+        height, width = mask.shape
+        resized_height, resized_width = self.resized_size_hw(height, width)
+        canvas_height, canvas_width = height * self.image_size / resized_height, width * self.image_size / resized_width
+        canvas = np.zeros((int(np.ceil(canvas_height)), int(np.ceil(canvas_width))), np.uint8)
+        canvas[:height, :width] = mask * np.uint8(255)
+        grid = Image.fromarray(canvas).resize((self.mask_size, self.mask_size), Image.Resampling.BOX, box=(0, 0, canvas_width, canvas_height))
+        return np.asarray(grid, np.float32) / 255
+
+    def to_photo_masks(self, mask_logits: Tensor, resized_size_hw: tuple[int, int], photo_size_hw: tuple[int, int]) -> Tensor:
+        """Mask logits (K, M, M) of one photo -> logits (K, H, W) at its own size; a pixel is on where the logit is above 0."""
+        height, width = resized_size_hw
+        padded = F.interpolate(mask_logits.float().unsqueeze(1), (self.image_size, self.image_size), mode="bilinear", align_corners=False)
+        return F.interpolate(padded[:, :, :height, :width], photo_size_hw, mode="bilinear", align_corners=False).squeeze(1)
+
+
+def upright_rgb(photo: Image.Image) -> Image.Image:
+    """Applies the EXIF orientation, then makes any mode RGB: transparency over white, 16 bits scaled to 8."""
+    photo = ImageOps.exif_transpose(photo)
+    if photo.mode == "RGB":
+        return photo
+    if photo.mode.startswith("I;16") or photo.mode == "I":
+        return Image.fromarray((np.asarray(photo).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    if photo.has_transparency_data:
+        rgba = photo.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return photo.convert("RGB")
+
+
+@dataclass(frozen=True)
+class TrainingConversation:
+    """One question about photo `photo_index`, its answer with one `{seg}` per target, and each target's mask (H, W) bool.
+
+    `ignore_mask` (H, W) bool marks pixels that count neither as target nor as background.
+    """
+
+    photo_index: int
+    question: str
+    answer: str
+    target_masks: list[np.ndarray] = field(default_factory=list)
+    ignore_mask: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class ParsedAnswer:
+    """A generated answer: plain `text`; `template`, the same with `{seg}` after each phrase; the phrases' spans in code points of `text`."""
+
+    text: str
+    template: str
+    spans: list[tuple[int, int]]
+
+
+class PixelLMProcessor(ProcessorMixin):
+    """Image processor and tokenizer together; prompts come from the tokenizer's chat template."""
+
+    def __init__(self, image_processor: PixelLMImageProcessor, tokenizer, image_token: str = "<image>", codebook_tokens: Sequence[str] = (),
+                 max_length: int = 2048, chat_template: str | None = None):
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        self.image_token, self.codebook_tokens, self.max_length = image_token, list(codebook_tokens), max_length
+
+    @property
+    def num_image_tokens(self) -> int:
+        """I."""
+        return self.image_processor.image_tokens_per_side**2
+
+    def prompt_ids(self, question: str) -> list[int]:
+        """The ids that generation starts from: the whole prompt, the image placeholder expanded to I tokens."""
+        return self._encode_prompt(self._render([self._user_turn(question)], add_generation_prompt=True))
+
+    def conversation_ids(self, question: str, answer: str) -> tuple[list[int], list[int]]:
+        """Ids and labels of a whole conversation; the prompt part equals `prompt_ids` and its labels are -100.
+
+        Raises ModelError when it is longer than `max_length`: a conversation is never cut.
+        """
+        prompt = self._render([self._user_turn(question)], add_generation_prompt=True)
+        whole = self._render([self._user_turn(question), {"role": "assistant", "content": answer}], add_generation_prompt=False)
+        if not whole.startswith(prompt):
+            raise ModelError("the chat template renders a prompt that is not the beginning of the whole conversation")
+        prompt_ids = self._encode_prompt(prompt)
+        answer_ids = self._tokenize(whole[len(prompt):].replace(SEG, "".join(self.codebook_tokens)))
+        ids = prompt_ids + answer_ids
+        if len(ids) > self.max_length:
+            raise ModelError(f"the conversation takes {len(ids)} tokens, the model allows {self.max_length}; shorten the question or the answer")
+        return ids, [IGNORED_LABEL] * len(prompt_ids) + answer_ids
+
+    def collate(self, photos: Sequence[Image.Image], conversations: Sequence[TrainingConversation]) -> dict[str, Tensor]:
+        """A training batch of Q conversations about B photos.
+
+        Returns pixel_values (B, 3, S, S) float32, resized_sizes_hw (B, 2), photo_index (Q,), input_ids, attention_mask and labels (Q, T),
+        target_masks and target_valid (K, M, M) float32, target_conversation (K,), all indices int64; targets in the order of their groups.
+        """
+        images = self.image_processor.preprocess(photos)
+        encoded = []
+        for conversation in conversations:
+            if conversation.answer.count(SEG) != len(conversation.target_masks):
+                raise ModelError(f"found {conversation.answer.count(SEG)} {SEG} in the answer but {len(conversation.target_masks)} target masks")
+            encoded.append(self.conversation_ids(conversation.question, conversation.answer))
+        photo_index = torch.tensor([conversation.photo_index for conversation in conversations], dtype=torch.int64)
+        sizes = [tuple(images["resized_sizes_hw"][i].tolist()) for i in photo_index.tolist()]
+        input_ids, attention_mask = self._pad([ids for ids, _ in encoded], sizes, left=False)
+        labels = torch.full_like(input_ids, IGNORED_LABEL)
+        for row, (_, values) in enumerate(encoded):
+            labels[row, :len(values)] = torch.tensor(values)
+        masks, valid, owners = [], [], []
+        for row, conversation in enumerate(conversations):
+            if not conversation.target_masks:
+                continue
+            seen = np.ones_like(conversation.target_masks[0]) if conversation.ignore_mask is None else ~conversation.ignore_mask
+            valid += [self.image_processor.to_mask_grid(seen)] * len(conversation.target_masks)
+            masks += [self.image_processor.to_mask_grid(mask) for mask in conversation.target_masks]
+            owners += [row] * len(conversation.target_masks)
+        side = self.image_processor.mask_size
+        return {
+            "pixel_values": images["pixel_values"], "resized_sizes_hw": images["resized_sizes_hw"], "photo_index": photo_index,
+            "input_ids": input_ids, "attention_mask": attention_mask, "labels": labels,
+            "target_masks": torch.from_numpy(np.array(masks, np.float32).reshape(-1, side, side)),
+            "target_valid": torch.from_numpy(np.array(valid, np.float32).reshape(-1, side, side)),
+            "target_conversation": torch.tensor(owners, dtype=torch.int64)}
+
+    def collate_prompts(self, questions: Sequence[str], resized_sizes_hw: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+        """Prompts for generation: `input_ids` and `attention_mask` (Q, T), padded left. `resized_sizes_hw`: of each question's photo."""
+        input_ids, attention_mask = self._pad([self.prompt_ids(question) for question in questions], resized_sizes_hw, left=True)
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+    def parse_answer(self, ids: Sequence[int]) -> ParsedAnswer:
+        """Generated ids (whole codebook groups) -> text, template and the span of each target's phrase."""
+        codebook_ids = self.tokenizer.convert_tokens_to_ids(self.codebook_tokens)
+        words: list[int] = []
+        ends = []
+        for token in ids:
+            if token == codebook_ids[0]:
+                ends.append(len(self.tokenizer.decode(words, skip_special_tokens=True).rstrip()))
+            elif token not in codebook_ids:
+                words.append(token)
+        decoded = self.tokenizer.decode(words, skip_special_tokens=True).rstrip()
+        text = decoded.lstrip()
+        ends = [max(0, end - (len(decoded) - len(text))) for end in ends]
+        template, previous = "", 0
+        spans = []
+        for end in ends:
+            template += text[previous:end] + (f" {SEG}" if end else SEG)
+            start = previous + phrase_start(text[previous:end])
+            spans.append((start, end) if start < end else (spans[-1] if spans else (0, 0)))
+            previous = end
+        return ParsedAnswer(text=text, template=template + text[previous:], spans=spans)
+
+    def _user_turn(self, question: str) -> dict[str, str]:
+        return {"role": "user", "content": f"{self.image_token}\n{self._without_special_tokens(question)}"}
+
+    def _without_special_tokens(self, text: str) -> str:
+        """A person's words must not become placeholders or codebook tokens."""
+        special = [self.image_token, *self.codebook_tokens, *self.tokenizer.all_special_tokens]
+        return re.sub("|".join(map(re.escape, special)), " ", text)
+
+    def _render(self, turns: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
+
+    def _tokenize(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _encode_prompt(self, prompt: str) -> list[int]:
+        return self._tokenize(prompt.replace(self.image_token, self.image_token * self.num_image_tokens))
+
+    def _pad(self, rows: Sequence[list[int]], resized_sizes_hw: Sequence[tuple[int, int]], left: bool) -> tuple[Tensor, Tensor]:
+        longest = max((len(ids) for ids in rows), default=0)
+        if longest > self.max_length:
+            raise ModelError(f"the prompt takes {longest} tokens, the model allows {self.max_length}; shorten the question")
+        image_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        input_ids = torch.full((len(rows), longest), self.tokenizer.pad_token_id, dtype=torch.int64)
+        attention_mask = torch.zeros_like(input_ids)
+        for row, (ids, size_hw) in enumerate(zip(rows, resized_sizes_hw, strict=True)):
+            span = slice(longest - len(ids), longest) if left else slice(0, len(ids))
+            tokens = torch.tensor(ids)
+            seen = torch.ones_like(tokens)
+            seen[tokens == image_id] = torch.tensor(self.image_processor.image_token_mask(size_hw))
+            input_ids[row, span], attention_mask[row, span] = tokens, seen
+        return input_ids, attention_mask
+
+
+def phrase_start(words: str) -> int:
+    """Where the noun phrase at the end of `words` begins: its last determiner, else what follows the last separator."""
+    matches = list(re.finditer(r"\b(?:the|an?|this|that|these|those|his|her|their|its|your)\b", words, re.IGNORECASE))
+    if matches:
+        return matches[-1].start()
+    separators = list(re.finditer(r"[,;:.!?]|\b(?:and|or)\b", words))
+    start = separators[-1].end() if separators else 0
+    return start + len(words[start:]) - len(words[start:].lstrip())
+
+
+def parse_template(template: str) -> tuple[str, list[tuple[int, int]]]:
+    """An answer with `{seg}` after each phrase -> its plain text, and the span of each `{seg}`'s phrase in code points of that text."""
+    text, spans = "", []
+    *parts, rest = template.replace(f" {SEG}", SEG).split(SEG)
+    for part in parts:
+        start = len(text) + phrase_start(part)
+        text += part
+        spans.append((start, len(text)) if start < len(text) else (spans[-1] if spans else (0, 0)))
+    return text + rest, spans

@@ -1,0 +1,108 @@
+"""Strict configuration: frozen pydantic models read from YAML, with `key=value` overrides from the command line."""
+
+import argparse
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pixellm.errors import ConfigError
+
+
+class StrictModel(BaseModel):
+    """Base of every configuration: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+ConfigT = TypeVar("ConfigT", bound=StrictModel)
+
+
+def build_config(model: type[ConfigT], values: dict[str, Any], where: str = "configuration") -> ConfigT:
+    """Validate `values` into `model`. Raises ConfigError that lists every problem; an unknown key names the nearest right one."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            path = ".".join(str(part) for part in problem["loc"])
+            if problem["type"] == "extra_forbidden":
+                lines.append(f"{path}: unknown key; {_nearest(model, problem['loc'])}")
+            else:
+                message = problem["msg"].removeprefix("Value error, ")
+                lines.append(f"{path}: {message}, found {problem['input']!r}" if path else message)
+        raise ConfigError(f"{where}: " + "; ".join(lines)) from None
+
+
+def load_yaml(path: str | Path, model: type[ConfigT], overrides: list[str] | tuple[str, ...] = ()) -> ConfigT:
+    """Read `path` and apply `key.sub=value` overrides, whose values are YAML (`steps=3`, `names=[a,b]`)."""
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(f"configuration file {file} does not exist")
+    try:
+        values = yaml.safe_load(file.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file} holds a {type(values).__name__}, expected keys and values")
+    return build_config(model, _override(values, overrides), where=str(file))
+
+
+def parse_command_line(model: type[ConfigT], description: str, argv: list[str] | None = None) -> ConfigT:
+    """The command line of every job: `python -m jobs.NAME [--config FILE] key=value …`."""
+    keys = "\n".join(f"  {name}: {_type_name(field)}{_default(field)}" + (f"  {field.description}" if field.description else "")
+                     for name, field in model.model_fields.items())
+    parser = argparse.ArgumentParser(description=description, epilog=f"keys:\n{keys}", formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", metavar="FILE", help="YAML file with the keys below")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that override the file's")
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.config:
+            return load_yaml(arguments.config, model, arguments.overrides)
+        return build_config(model, _override({}, arguments.overrides), where="command line")
+    except ConfigError as error:
+        parser.exit(2, f"error: {error}\n")
+
+
+def _override(values: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"override {override!r} is not of the form key=value")
+        node = values
+        *parents, leaf = key.split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"override {override!r}: {parent} is a {type(node).__name__}, it has no keys")
+        try:
+            node[leaf] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override {override!r}: value is not YAML: {error}") from None
+    return values
+
+
+def _nearest(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    """Says which known key the last part of `location` is closest to, looking in the sub-model that holds it."""
+    for part in location[:-1]:
+        if isinstance(part, str) and part in model.model_fields:
+            model = _sub_model(model.model_fields[part].annotation) or model
+    names = list(model.model_fields)
+    close = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(names)}"
+
+
+def _sub_model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in getattr(annotation, "__args__", ()) if (found := _sub_model(part))), None)
+
+
+def _type_name(field: Any) -> str:
+    return getattr(field.annotation, "__name__", None) if isinstance(field.annotation, type) else str(field.annotation).replace("typing.", "")
+
+
+def _default(field: Any) -> str:
+    return " (required)" if field.is_required() else f" = {field.get_default(call_default_factory=True)!r}"

@@ -1,0 +1,231 @@
+"""The one place that turns a URI into a filesystem: a local path, or `s3://bucket/key` on any S3-compatible store.
+
+Secrets and endpoints come from the environment only: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, AWS_REGION.
+pyarrow ignores AWS_ENDPOINT_URL by itself, so nobody else should build an S3FileSystem.
+"""
+
+import functools
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import pyarrow.fs as pafs
+
+from pixellm.errors import StorageError
+
+NUM_COPY_THREADS = 8
+COPY_CHUNK_BYTES = 4 << 20
+NUM_S3_ATTEMPTS = 5
+CONNECT_TIMEOUT_S = 10.0
+REQUEST_TIMEOUT_S = 60.0
+
+T = TypeVar("T")
+
+
+def open_filesystem(uri: str | Path) -> tuple[pafs.FileSystem, str]:
+    """The filesystem of `uri` and the path inside it (`bucket/key` for S3, an absolute path otherwise).
+
+    S3 requests that fail for a passing reason (throttling, 5xx, a broken connection) are tried up to `NUM_S3_ATTEMPTS` times.
+    Raises StorageError for a scheme that is not known and for an S3 URI without a bucket.
+    """
+    text = str(uri)
+    if text.startswith("s3://"):
+        path = text.removeprefix("s3://").strip("/")
+        if not path:
+            raise StorageError(f"{text!r} names no bucket; write s3://bucket/key")
+        environment = (os.environ.get(name) for name in ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))
+        return _s3_filesystem(*environment), path
+    if text.startswith("file://"):
+        text = text.removeprefix("file://")
+    elif "://" in text:
+        raise StorageError(f"{text!r}: scheme {text.partition('://')[0]!r} is not supported; use a local path or s3://bucket/key")
+    if not text:
+        raise StorageError("an empty URI; use a local path or s3://bucket/key")
+    return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(text))
+
+
+def join_uri(uri: str | Path, *parts: str) -> str:
+    """`uri` with `parts` below it, one slash between them."""
+    return "/".join([str(uri).rstrip("/"), *(part.strip("/") for part in parts if part.strip("/"))])
+
+
+def read_bytes(uri: str | Path) -> bytes:
+    """The whole file. Raises StorageError."""
+    filesystem, path = open_filesystem(uri)
+    with _explained("read", uri), filesystem.open_input_stream(path) as stream:
+        return stream.read()
+
+
+def write_bytes(uri: str | Path, data: bytes) -> None:
+    """Write a file in one piece: a reader sees the old content or the new, never a part. Parent folders are made. Raises StorageError."""
+    filesystem, path = open_filesystem(uri)
+    with _explained("write", uri):
+        if not isinstance(filesystem, pafs.LocalFileSystem):
+            with filesystem.open_output_stream(path) as stream:
+                stream.write(data)
+            return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=Path(path).parent, prefix=f".{Path(path).name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def exists(uri: str | Path) -> bool:
+    """Whether `uri` is a file or a folder. Raises StorageError when the store cannot be asked."""
+    filesystem, path = open_filesystem(uri)
+    with _explained("look at", uri):
+        return filesystem.get_file_info(path).type != pafs.FileType.NotFound
+
+
+def list_files(uri: str | Path, suffix: str = "") -> list[str]:
+    """URIs of all files below the folder `uri` whose name ends with `suffix`, sorted. A folder that does not exist has no files."""
+    return [_to_uri(uri, info.path) for info in _file_infos(uri) if info.path.endswith(suffix)]
+
+
+def delete(uri: str | Path) -> None:
+    """Remove a file, or a folder with all that is in it. What does not exist is left so; a whole bucket or `/` is refused."""
+    filesystem, path = open_filesystem(uri)
+    if "/" not in path.strip("/"):
+        raise StorageError(f"{uri}: refusing to delete a whole bucket or a top-level folder; name something inside it")
+    with _explained("delete", uri):
+        kind = filesystem.get_file_info(path).type
+        if kind == pafs.FileType.Directory:
+            filesystem.delete_dir(path)
+        elif kind != pafs.FileType.NotFound:
+            filesystem.delete_file(path)
+
+
+def upload_folder(local_dir: str | Path, uri: str | Path) -> None:
+    """Copy every file below `local_dir` to the same place below `uri`, in parallel. Other files at `uri` stay. Raises StorageError."""
+    if not Path(local_dir).is_dir():
+        raise StorageError(f"{local_dir} is not a folder; nothing to upload to {uri}")
+    _copy_folder(local_dir, uri)
+
+
+def download_folder(uri: str | Path, local_dir: str | Path) -> None:
+    """Copy every file below `uri` to the same place below `local_dir`, in parallel. Raises StorageError, also for an empty `uri`."""
+    if not _copy_folder(uri, local_dir):
+        raise StorageError(f"{uri} has no files; check the path, and AWS_ENDPOINT_URL if it is on S3")
+
+
+def local_copy(uri: str | Path) -> Path:
+    """A local path with the content of `uri`, a file or a folder: the path itself when it is local, else a cached download.
+
+    The cache lies in the temporary folder of this user; a change at `uri` (names, sizes, times) makes a new copy.
+    """
+    filesystem, path = open_filesystem(uri)
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        if not os.path.exists(path):
+            raise StorageError(f"{uri} does not exist (looked for {path})")
+        return Path(path)
+    with _explained("read", uri):
+        info = filesystem.get_file_info(path)
+    is_file = info.type == pafs.FileType.File
+    infos = [info] if is_file else _file_infos(uri)
+    if not infos:
+        raise StorageError(f"{uri} does not exist or is empty; check the path and AWS_ENDPOINT_URL")
+    listing = repr([os.environ.get("AWS_ENDPOINT_URL"), path, [(item.path, item.size, item.mtime_ns) for item in infos]])
+    folder = _cache_root() / hashlib.sha256(listing.encode()).hexdigest()[:32]
+    if not folder.exists():
+        partial = Path(tempfile.mkdtemp(dir=folder.parent))
+        try:
+            if is_file:
+                _copy_file(filesystem, path, pafs.LocalFileSystem(), str(partial / Path(path).name))
+            else:
+                download_folder(uri, partial)
+            partial.rename(folder)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)
+            if not folder.exists():  # else another process was first: its copy is as good
+                raise
+    return folder / Path(path).name if is_file else folder
+
+
+def run_parallel(function: Callable[..., T], arguments: Iterable[tuple]) -> list[T]:
+    """`function(*a)` for each `a`, on `NUM_COPY_THREADS` threads, results in order. The first error is raised and the rest not begun."""
+    with ThreadPoolExecutor(NUM_COPY_THREADS) as pool:
+        futures = [pool.submit(function, *each) for each in arguments]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _copy_folder(source: str | Path, target: str | Path) -> int:
+    source_filesystem, source_path = open_filesystem(source)
+    target_filesystem, target_path = open_filesystem(target)
+    names = [os.path.relpath(info.path, source_path) for info in _file_infos(source)]
+    run_parallel(_copy_file, ((source_filesystem, f"{source_path}/{name}", target_filesystem, f"{target_path}/{name}") for name in names))
+    return len(names)
+
+
+def _copy_file(source_filesystem: pafs.FileSystem, source_path: str, target_filesystem: pafs.FileSystem, target_path: str) -> None:
+    with _explained("copy", f"{source_path} to {target_path}"):
+        if isinstance(target_filesystem, pafs.LocalFileSystem):
+            Path(target_path).parent.mkdir(parents=True, exist_ok=True)
+        with source_filesystem.open_input_stream(source_path) as source, target_filesystem.open_output_stream(target_path) as target:
+            while chunk := source.read(COPY_CHUNK_BYTES):
+                target.write(chunk)
+
+
+def _file_infos(uri: str | Path) -> list[pafs.FileInfo]:
+    filesystem, path = open_filesystem(uri)
+    with _explained("list", uri):
+        found = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True, recursive=True))
+    return sorted((info for info in found if info.type == pafs.FileType.File), key=lambda info: info.path)
+
+
+def _to_uri(like: str | Path, path: str) -> str:
+    return f"s3://{path}" if str(like).startswith("s3://") else path
+
+
+@functools.lru_cache(maxsize=8)
+def _s3_filesystem(endpoint: str | None, region: str | None, access_key: str | None, secret_key: str | None) -> pafs.S3FileSystem:
+    options: dict = {"retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=NUM_S3_ATTEMPTS),
+                     "connect_timeout": CONNECT_TIMEOUT_S, "request_timeout": REQUEST_TIMEOUT_S}
+    if access_key and secret_key:
+        options |= {"access_key": access_key, "secret_key": secret_key, "session_token": os.environ.get("AWS_SESSION_TOKEN")}
+    if endpoint:
+        parts = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
+        options |= {"endpoint_override": parts.netloc + parts.path.rstrip("/"), "scheme": parts.scheme}
+    if region or endpoint:
+        options["region"] = region or "us-east-1"  # a store of our own takes any region; without one pyarrow asks AWS over the network
+    return pafs.S3FileSystem(**options)
+
+
+def _cache_root() -> Path:
+    root = Path(tempfile.gettempdir()) / f"pixellm-cache-{os.getuid()}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    if root.stat().st_uid != os.getuid():
+        raise StorageError(f"{root} belongs to another user; remove it or set TMPDIR")
+    return root
+
+
+@contextmanager
+def _explained(verb: str, uri: str | Path) -> Iterator[None]:
+    """Turn the errors of pyarrow and of the system into a StorageError that names the URI and the next step."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except FileNotFoundError:
+        raise StorageError(f"cannot {verb} {uri}: it does not exist; check the path") from None
+    except OSError as error:
+        on_s3 = str(uri).startswith("s3://")
+        endpoint = os.environ.get("AWS_ENDPOINT_URL", "the AWS default")
+        step = f"check that the store at {endpoint} runs and the AWS_* credentials" if on_s3 else "check the path and its permissions"
+        raise StorageError(f"cannot {verb} {uri}: {error}; {step}") from error

@@ -1,0 +1,162 @@
+"""What a checkpoint is on storage: full fp32 tensors by name, where the run and its data stand, and a manifest written last.
+
+Knows files, not engines. Tensors are safetensors and everything else is JSON or YAML: no pickle is ever written or opened.
+"""
+
+import hashlib
+import json
+import os
+import random
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pixellm.data.stream import DataPosition
+from pixellm.errors import StorageError
+from pixellm.settings import build_config
+from pixellm.storage import download_folder, exists, join_uri, list_files, read_bytes, upload_folder, write_bytes
+from pixellm.train.config import TrainConfig
+from pixellm.train.deepspeed import MOMENTS, TrainedState
+
+MANIFEST = "manifest.json"
+PARAMETERS, OPTIMIZER, RANDOM = "parameters.safetensors", "optimizer.safetensors", "random.safetensors"
+PROGRESS, POSITION, CONFIG = "progress.json", "position.json", "config.yaml"
+_NAME = re.compile(r"checkpoint_(\d+)$")
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """Where a run stands: `step` optimiser steps are done; `git_revision` of the code that did them, if it is known."""
+
+    step: int
+    num_updates: int
+    epoch: int
+    num_workers: int
+    git_revision: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainingCheckpoint:
+    """All that a resumed run needs. `random_states[rank]` holds that worker's states (uint8 / int64 tensors by name)."""
+
+    progress: RunProgress
+    state: TrainedState
+    position: DataPosition
+    random_states: list[dict[str, Tensor]]
+    config: TrainConfig
+
+
+def checkpoint_name(step: int) -> str:
+    """Folder of the checkpoint after `step` optimiser steps; names sort as steps do."""
+    return f"checkpoint_{step:08d}"
+
+
+def write_checkpoint(folder: Path, checkpoint: TrainingCheckpoint) -> None:
+    """Write all files below `folder`, the manifest with their sizes and SHA-256 last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(checkpoint.state.parameters, folder / PARAMETERS)
+    save_file({f"{moment}.{name}": value for moment in MOMENTS for name, value in checkpoint.state.moments[moment].items()}, folder / OPTIMIZER)
+    save_file({f"{rank}.{name}": value for rank, states in enumerate(checkpoint.random_states) for name, value in states.items()}, folder / RANDOM)
+    (folder / PROGRESS).write_text(json.dumps(vars(checkpoint.progress), indent=1))
+    (folder / POSITION).write_text(checkpoint.position.to_json())
+    (folder / CONFIG).write_text(yaml.safe_dump(checkpoint.config.model_dump(mode="json"), sort_keys=False))
+    files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir()) if file.name != MANIFEST}
+    (folder / MANIFEST).write_text(json.dumps({"step": checkpoint.progress.step, "files": files}, indent=1))
+
+
+def upload_checkpoint(folder: Path, uri: str) -> None:
+    """Move a written checkpoint to `uri`: its files in parallel, and after them the manifest."""
+    manifest = (folder / MANIFEST).read_bytes()
+    (folder / MANIFEST).unlink()
+    upload_folder(folder, uri)
+    write_bytes(join_uri(uri, MANIFEST), manifest)
+
+
+def read_checkpoint(uri: str, folder: Path) -> TrainingCheckpoint:
+    """Fetch the checkpoint at `uri` into `folder` and read it. Raises StorageError when it is incomplete or its checksums do not hold."""
+    fetch_checkpoint(uri, folder)
+    progress = RunProgress(**json.loads((folder / PROGRESS).read_text()))
+    stored = load_file(folder / OPTIMIZER)
+    moments = {moment: {name.removeprefix(f"{moment}."): value for name, value in stored.items() if name.startswith(f"{moment}.")}
+               for moment in MOMENTS}
+    random_states: list[dict[str, Tensor]] = [{} for _ in range(progress.num_workers)]
+    for name, value in load_file(folder / RANDOM).items():
+        rank, _, key = name.partition(".")
+        random_states[int(rank)][key] = value
+    return TrainingCheckpoint(
+        progress, TrainedState(load_file(folder / PARAMETERS), moments, progress.num_updates),
+        DataPosition.from_json((folder / POSITION).read_text()), random_states,
+        build_config(TrainConfig, yaml.safe_load((folder / CONFIG).read_text()), where=join_uri(uri, CONFIG)))
+
+
+def fetch_checkpoint(uri: str, folder: Path) -> None:
+    """Download the files of a checkpoint and check each against the manifest. Raises StorageError."""
+    manifest = read_manifest(uri)
+    download_folder(uri, folder)
+    for name, expected in manifest["files"].items():
+        if not (folder / name).is_file() or _sha256(folder / name) != expected["sha256"]:
+            raise StorageError(f"{join_uri(uri, name)} does not have the checksum of its manifest; delete that checkpoint and use an earlier one")
+
+
+def read_manifest(uri: str) -> dict[str, Any]:
+    """The manifest of a checkpoint. Raises StorageError for a folder without one: it was never finished."""
+    if not exists(join_uri(uri, MANIFEST)):
+        raise StorageError(f"{uri} has no {MANIFEST}: it is not a finished checkpoint; give the folder of one, or of a run")
+    return json.loads(read_bytes(join_uri(uri, MANIFEST)))
+
+
+def find_latest_checkpoint(run_uri: str) -> str | None:
+    """The finished checkpoint with the highest step below `run_uri`, None when there is none."""
+    finished = [file.rpartition("/")[0] for file in list_files(run_uri, suffix=f"/{MANIFEST}")]
+    named = {int(match.group(1)): uri for uri in finished if (match := _NAME.search(uri))}
+    return named[max(named)] if named else None
+
+
+def checkpoint_step(uri: str) -> int:
+    """Optimiser steps done at a finished checkpoint."""
+    return int(read_manifest(uri)["step"])
+
+
+def get_random_state() -> dict[str, Tensor]:
+    """States of torch, numpy and Python generators of this process as tensors."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
+    version, words, _ = random.getstate()
+    states = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.append(keys.astype(np.int64), position)),
+              "python": torch.tensor(words, dtype=torch.int64)}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def set_random_state(states: dict[str, Tensor]) -> None:
+    """What `get_random_state` returned."""
+    torch.set_rng_state(states["torch"])
+    keys = states["numpy"].numpy()
+    np.random.set_state(("MT19937", keys[:-1].astype(np.uint32), int(keys[-1])))
+    random.setstate((3, tuple(states["python"].tolist()), None))
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+
+
+def git_revision() -> str | None:
+    """Revision of the code: $PIXELLM_GIT_REVISION, else what git says of the folder that this file is in, else None."""
+    if revision := os.environ.get("PIXELLM_GIT_REVISION"):
+        return revision
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

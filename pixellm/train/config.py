@@ -1,0 +1,113 @@
+"""What a training run is: one strict configuration, read from YAML and saved in each of its checkpoints."""
+
+import os
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from pixellm.settings import StrictModel
+
+Part = Literal["vision_tower", "projector", "language_model", "codebook", "mask_head"]
+PARTS: tuple[Part, ...] = ("vision_tower", "projector", "language_model", "codebook", "mask_head")
+
+RANDOM_TINY = "tiny-random"
+
+
+class DataEntry(StrictModel):
+    """A folder of shards. `weight` is how often an epoch passes over it: 2 is twice, 0.5 a random half of its rows."""
+
+    uri: str
+    weight: float = Field(1.0, gt=0)
+
+
+class LearningRates(StrictModel):
+    """Peak learning rate of each part of the model."""
+
+    vision_tower: float = Field(3e-4, ge=0)
+    projector: float = Field(3e-4, ge=0)
+    language_model: float = Field(3e-4, ge=0)
+    codebook: float = Field(3e-4, ge=0)
+    mask_head: float = Field(3e-4, ge=0)
+
+
+class LossWeights(StrictModel):
+    """Weights of the three losses; the defaults are the paper's released run."""
+
+    text: float = Field(1.0, ge=0)
+    bce: float = Field(2.0, ge=0)
+    dice: float = Field(0.5, ge=0)
+
+
+class LoraSettings(StrictModel):
+    """Low-rank adapters on the language model's projections, whose own weights then stay frozen."""
+
+    r: int = Field(8, gt=0)
+    alpha: float = Field(16, gt=0)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+
+
+def _to_entry(value: object) -> object:
+    return {"uri": value} if isinstance(value, str) else value
+
+
+class TrainConfig(StrictModel):
+    """One run. The same `run` below the same `storage` continues where its last checkpoint is."""
+
+    run: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run, its folder below `storage`")
+    storage: str = Field(description="URI that holds the folders of all runs")
+    model: str = Field("tiny", description="model directory or URI; `tiny` ships with the package, `tiny-random` starts from nothing")
+    data: tuple[Annotated[DataEntry, BeforeValidator(_to_entry)], ...] = Field(min_length=1, description="shard folders, URIs or {uri, weight}")
+
+    steps: int = Field(gt=0, description="optimiser steps of the whole run")
+    photos_per_micro_step: int = Field(8, gt=0, description="per worker")
+    accumulation: int = Field(1, gt=0, description="micro-steps per optimiser step")
+    max_conversations_per_photo: int = Field(3, gt=0)
+    max_rejected_share: float = Field(0.05, ge=0, le=1, description="share of rows that may be set aside before the run stops")
+
+    learning_rates: LearningRates = LearningRates()
+    warmup_steps: int = Field(100, ge=0)
+    decay: Literal["linear", "cosine"] = "linear"
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float = Field(1.0, ge=0, description="0: no clipping")
+    loss_weights: LossWeights = LossWeights()
+    refinement_alpha: float = Field(2.0, ge=1)
+    lora: LoraSettings | None = None
+    frozen: tuple[Part, ...] = ()
+
+    precision: Literal["bf16", "fp32"] = "bf16"
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    num_workers: int = Field(2, gt=0)
+    cpus_per_worker: float = Field(0.75, gt=0, description="below 1 leaves a part of each core's reservation to Ray Data")
+    use_gpu: bool = False
+    torch_threads: int = Field(1, gt=0, description="threads of each worker's tensor operations")
+    max_failures: int = Field(3, ge=0, description="worker failures after which the run resumes from its last checkpoint")
+
+    checkpoint_every_steps: int = Field(200, gt=0)
+    keep_last: int = Field(2, gt=0, description="checkpoints that stay on storage")
+    log_every_steps: int = Field(10, gt=0)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> "TrainConfig":
+        if not self.trained_parts:
+            raise ValueError("every part is frozen or has a learning rate of 0: nothing would be trained")
+        if self.lora is not None and "language_model" in self.frozen:
+            raise ValueError("`lora` trains adapters in the language model, but it is in `frozen`; drop one of the two")
+        return self
+
+    @property
+    def trained_parts(self) -> tuple[Part, ...]:
+        """Parts that are neither in `frozen` nor at learning rate 0."""
+        return tuple(part for part in PARTS if part not in self.frozen and getattr(self.learning_rates, part) > 0)
+
+    @property
+    def storage_uri(self) -> str:
+        """`storage`, absolute: workers run in folders of their own."""
+        return self.storage if "://" in self.storage else os.path.abspath(os.path.expanduser(self.storage))
+
+    @property
+    def run_uri(self) -> str:
+        """Folder of this run."""
+        return f"{self.storage_uri.rstrip('/')}/{self.run}"

@@ -1,0 +1,210 @@
+"""What each training worker does: read, step, log, save, until the last step. Runs inside a Ray Train worker."""
+
+import logging
+import math
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import ray.train
+import torch
+from torch import distributed
+from transformers import PreTrainedModel
+
+from pixellm.data.collate import Collator, MicroBatch
+from pixellm.data.stream import DataPosition, Prefetcher, RowStream, count_rows_per_epoch, list_row_groups
+from pixellm.model.losses import compute_losses
+from pixellm.model.processing_pixellm import PixelLMProcessor
+from pixellm.storage import join_uri, local_copy, open_filesystem
+from pixellm.train.checkpoint import (
+    RunProgress, TrainingCheckpoint, checkpoint_name, get_random_state, git_revision, read_checkpoint, set_random_state, upload_checkpoint,
+    write_checkpoint)
+from pixellm.train.config import TrainConfig
+from pixellm.train.deepspeed import Engine
+from pixellm.train.parameters import parameter_table, select_parameters
+from pixellm.train.telemetry import Interval, Telemetry
+
+MODEL_INPUTS = ("pixel_values", "resized_sizes_hw", "photo_index", "input_ids", "attention_mask")
+MICRO_BATCHES_AHEAD = 4
+SET_ASIDE_SHOWN = 20
+
+
+def train_worker(settings: dict) -> None:
+    """Entry point of a worker. `settings`: `config` (TrainConfig as a dict) and `base_uri`, the model directory that the run starts from."""
+    config = TrainConfig.model_validate(settings["config"])
+    TrainLoop(config, settings["base_uri"]).run()
+
+
+def learning_rate_factor(step: int, config: TrainConfig) -> float:
+    """What the peak learning rates are multiplied by in optimiser step `step` (0-based): linear warm-up, then down to 0 at the last step."""
+    if step < config.warmup_steps:
+        return (step + 1) / (config.warmup_steps + 1)
+    done = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
+    return 1 - done if config.decay == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+
+
+def optimiser_step(engine: Engine, batches: list[MicroBatch], config: TrainConfig, factor: float) -> Interval:
+    """One optimiser step over this worker's micro-batches: the gradient is that of the whole global batch, however it is cut.
+
+    Text loss is divided by the answer tokens, bce and dice by the masks, of all micro-batches of all workers. Losses and counts of the
+    result are sums over all workers' micro-batches where they are counts, and this worker's own share where they are losses.
+    """
+    counts = torch.tensor([[batch.num_answer_tokens, batch.num_masks, batch.num_photos, batch.num_tokens, len(batch.set_aside)]
+                           for batch in batches], dtype=torch.int64).sum(0).to(engine.device)
+    distributed.all_reduce(counts)
+    interval = Interval(1, 0.0, 0.0, 0.0, *counts.tolist())
+    scale = distributed.get_world_size()  # DeepSpeed averages gradients over workers, the losses below are shares of a global mean
+    tokens, masks = max(interval.num_answer_tokens, 1), max(interval.num_masks, 1)
+    sums, times, weights = torch.zeros(3, device=engine.device), Counter[str](), config.loss_weights
+    for batch in batches:
+        tensors = {name: value.to(engine.device, non_blocking=True) for name, value in batch.tensors.items()}
+        started = time.perf_counter()
+        output = engine.forward(**{name: tensors[name] for name in MODEL_INPUTS})
+        losses = compute_losses(output.logits, tensors["labels"], output.mask_logits, tensors["target_masks"], tensors["target_valid"],
+                                output.target_conversation, config.refinement_alpha)
+        loss = weights.text * losses.text / tokens + (weights.bce * losses.bce + weights.dice * losses.dice) / masks
+        forwarded = time.perf_counter()
+        engine.backward(loss * scale)
+        sums += torch.stack([losses.text, losses.bce, losses.dice]).detach()
+        backwarded = time.perf_counter()
+        norm = engine.step(factor)
+        times.update(forward=forwarded - started, backward=backwarded - forwarded, optimizer=time.perf_counter() - backwarded)
+    interval.text, interval.bce, interval.dice = sums.tolist()
+    interval.gradient_norm = norm if norm is not None else 0.0
+    interval.parts_s = dict(times)
+    return interval
+
+
+class TrainLoop:
+    """One worker's run, from what storage holds to the last step."""
+
+    def __init__(self, config: TrainConfig, base_uri: str):
+        context = ray.train.get_context()
+        self.config, self.rank, self.num_workers = config, context.get_world_rank(), context.get_world_size()
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        torch.set_num_threads(config.torch_threads)
+        torch.manual_seed(config.seed + self.rank)
+        np.random.seed(config.seed + self.rank)
+        model, processor = load_base(base_uri)
+        groups = select_parameters(model, config)
+        if self.rank == 0:
+            print(parameter_table(model, groups), flush=True)
+        self.saved = self._read_saved()
+        self.step = self.saved.progress.step if self.saved else 0
+        self.position = self.saved.position if self.saved else DataPosition()
+        self.engine = Engine(model.train(), groups, config)
+        row_groups = list_row_groups((entry.uri, entry.weight) for entry in config.data)
+        self.rows_per_epoch = count_rows_per_epoch(row_groups)
+        rows = RowStream(row_groups, config.seed, self.rank, self.num_workers, self.position)
+        collator = Collator(processor, config.photos_per_micro_step, config.max_conversations_per_photo, config.seed, config.max_rejected_share)
+        self.batches = Prefetcher(collator.batches(rows), depth=MICRO_BATCHES_AHEAD)
+        self._next_batch: Iterator[MicroBatch] = iter(self.batches)
+        self._consumed: list[tuple[int, str]] = []
+        self._num_set_aside = 0
+        self.telemetry = None if self.rank else Telemetry(
+            config.run_uri, config.run, config.steps, config.loss_weights.model_dump(), first_step=self.step)
+
+    def run(self) -> None:
+        """Train to the last step, with a checkpoint at the configured steps and at the end."""
+        config, interval = self.config, Interval()
+        try:
+            while self.step < config.steps:
+                started = time.perf_counter()
+                batches = [next(self._next_batch) for _ in range(config.accumulation)]
+                waited_s = time.perf_counter() - started
+                if self.saved is not None:
+                    self._restore(self.saved, batches)
+                    self.saved = None
+                factor = learning_rate_factor(self.step, config)
+                taken = optimiser_step(self.engine, batches, config, factor)
+                self.step += 1
+                self._note(batches)
+                taken.parts_s["data_wait"], taken.wall_s = waited_s, time.perf_counter() - started
+                interval.add(taken)
+                if self.step % config.log_every_steps == 0 or self.step == config.steps:
+                    self._log(interval, factor)
+                    interval = Interval()
+                if self.step % config.checkpoint_every_steps == 0 or self.step == config.steps:
+                    self._save()
+        finally:
+            self.batches.close()
+            if self.telemetry is not None:
+                self.telemetry.close()
+
+    def _read_saved(self) -> TrainingCheckpoint | None:
+        latest = ray.train.get_checkpoint()
+        if latest is None:
+            return None
+        uri = join_uri(self.config.run_uri, Path(latest.path).name)
+        with tempfile.TemporaryDirectory(prefix="pixellm-resume-") as folder:
+            saved = read_checkpoint(uri, Path(folder))
+        if self.rank == 0:
+            print(f"resuming {self.config.run} after step {saved.progress.step} from {uri}", flush=True)
+        return saved
+
+    def _restore(self, saved: TrainingCheckpoint, batches: list[MicroBatch]) -> None:
+        """The optimiser has no state before its first step: take one at learning rate 0, then put the saved values in."""
+        optimiser_step(self.engine, batches, self.config, factor=0.0)
+        self.engine.load_state(saved.state)
+        if self.rank < len(saved.random_states):
+            set_random_state(saved.random_states[self.rank])
+
+    def _note(self, batches: list[MicroBatch]) -> None:
+        for batch in batches:
+            self._consumed += batch.consumed
+            for each in batch.set_aside:
+                self._num_set_aside += 1
+                if self._num_set_aside <= SET_ASIDE_SHOWN:
+                    print(f"set aside {each.key}: {each.reason}: {each.detail}", flush=True)
+
+    def _log(self, interval: Interval, factor: float) -> None:
+        """Bring the losses (sums) and times (means) of all workers together; rank 0 writes them."""
+        names = sorted(interval.parts_s)
+        values = torch.tensor([interval.text, interval.bce, interval.dice] + [interval.parts_s[name] / self.num_workers for name in names],
+                              dtype=torch.float64 if not self.config.use_gpu else torch.float32, device=self.engine.device)
+        distributed.all_reduce(values)
+        if self.telemetry is not None:
+            interval.text, interval.bce, interval.dice = values[:3].tolist()
+            interval.parts_s = dict(zip(names, values[3:].tolist(), strict=True))
+            self.telemetry.write(self.step, interval, factor, epoch=self._epoch())
+
+    def _epoch(self) -> int:
+        return self._consumed[-1][0] if self._consumed else self.position.first_epoch
+
+    def _save(self) -> None:
+        """All workers give their part; rank 0 writes, uploads and reports."""
+        state = self.engine.gather_state()
+        mine = (self._consumed, get_random_state())
+        parts: list = [None] * self.num_workers
+        distributed.gather_object(mine, parts if self.rank == 0 else None)
+        epoch, self._consumed = self._epoch(), []
+        if self.telemetry is None:
+            ray.train.report({"step": self.step})
+            return
+        for consumed, _ in parts:
+            self.position.add(consumed, self.rows_per_epoch)
+        progress = RunProgress(self.step, state.num_updates, epoch, self.num_workers, git_revision())
+        with tempfile.TemporaryDirectory(prefix="pixellm-checkpoint-") as folder:
+            write_checkpoint(Path(folder), TrainingCheckpoint(progress, state, self.position, [states for _, states in parts], self.config))
+            ray.train.report({"step": self.step}, checkpoint=ray.train.Checkpoint.from_directory(folder),
+                             checkpoint_dir_name=checkpoint_name(self.step), checkpoint_upload_fn=self._upload,
+                             delete_local_checkpoint_after_upload=False)
+        self.telemetry.upload()
+        print(f"checkpoint {join_uri(self.config.run_uri, checkpoint_name(self.step))}", flush=True)
+
+    def _upload(self, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+        uri = join_uri(self.config.run_uri, name)
+        upload_checkpoint(Path(checkpoint.path), uri)
+        filesystem, path = open_filesystem(uri)
+        return ray.train.Checkpoint(path, filesystem)
+
+
+def load_base(uri: str) -> tuple[PreTrainedModel, PixelLMProcessor]:
+    """Model (float32) and processor of a model directory, local or on storage."""
+    from pixellm.model import PixelLMForConditionalGeneration
+
+    folder = local_copy(uri)
+    return PixelLMForConditionalGeneration.from_pretrained(folder, dtype=torch.float32), PixelLMProcessor.from_pretrained(folder)

@@ -1,0 +1,97 @@
+"""A configuration to a finished run: prepares the base model, starts Ray Train with the right resources, and says where the result is."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from pixellm.data.manifest import read_manifest
+from pixellm.data.prompts import ANSWERS, QUESTIONS
+from pixellm.data.sources import shapes_questions
+from pixellm.data.stream import READ_CPUS
+from pixellm.model import presets
+from pixellm.storage import exists, join_uri, open_filesystem, upload_folder
+from pixellm.train.checkpoint import checkpoint_step, find_latest_checkpoint
+from pixellm.train.config import RANDOM_TINY, TrainConfig
+from pixellm.train.loop import train_worker
+
+BASE_FOLDER = "base"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """`checkpoint_uri` of the last step; `was_done` when the run had reached it before and nothing was trained now."""
+
+    checkpoint_uri: str
+    step: int
+    was_done: bool
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Run, or go on with, `config.run` until its last step. A Ray cluster must be connected.
+
+    Raises ShardError and StorageError before any worker starts, where the data or the storage are wrong.
+    """
+    latest = find_latest_checkpoint(config.run_uri)
+    if latest is not None and (done := checkpoint_step(latest)) >= config.steps:
+        return TrainResult(latest, done, was_done=True)
+    for entry in config.data:
+        read_manifest(entry.uri)
+    _warn_if_short(config)
+    base_uri = prepare_base(config)
+    build_trainer(config, base_uri).fit()
+    latest = find_latest_checkpoint(config.run_uri)
+    assert latest is not None, "a finished run has a checkpoint of its last step"
+    return TrainResult(latest, checkpoint_step(latest), was_done=False)
+
+
+def prepare_base(config: TrainConfig) -> str:
+    """URI of the model directory that the run starts from. A model with random weights is written into the run's folder first, once."""
+    if config.model != RANDOM_TINY:
+        return base_uri_of(config)
+    uri = base_uri_of(config)
+    if not exists(join_uri(uri, "processor_config.json")):
+        texts = [*shapes_questions.all_texts(), *ANSWERS, *(text for each in QUESTIONS.values() for text in each)]
+        model, processor = presets.build_preset("tiny", texts, seed=config.seed)
+        with tempfile.TemporaryDirectory(prefix="pixellm-base-") as folder:
+            model.save_pretrained(folder)
+            processor.save_pretrained(folder)
+            upload_folder(folder, uri)
+    return uri
+
+
+def base_uri_of(config: TrainConfig) -> str:
+    """Where the model directory lies that `config.model` names."""
+    if config.model == RANDOM_TINY:
+        return join_uri(config.run_uri, BASE_FOLDER)
+    if config.model == "tiny":
+        return str(presets.pretrained_dir("tiny"))
+    return config.model if "://" in config.model else str(Path(config.model).expanduser().absolute())
+
+
+def build_trainer(config: TrainConfig, base_uri: str) -> TorchTrainer:
+    """The Ray Train (V2) trainer of a run: same name and storage resume it, also after a worker is lost."""
+    filesystem, path = open_filesystem(config.storage_uri)
+    resources = {"CPU": config.cpus_per_worker} | ({"GPU": 1.0} if config.use_gpu else {})
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={"config": config.model_dump(mode="json"), "base_uri": base_uri},
+        torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=resources),
+        run_config=RunConfig(
+            name=config.run, storage_path=path, storage_filesystem=filesystem,
+            checkpoint_config=CheckpointConfig(num_to_keep=config.keep_last),
+            failure_config=FailureConfig(max_failures=config.max_failures)))
+
+
+def _warn_if_short(config: TrainConfig) -> None:
+    """A run that does not fit waits for nodes to come; where none will, it waits for ever. Say so."""
+    total = ray.cluster_resources()
+    needed = {"CPU": config.num_workers * config.cpus_per_worker + READ_CPUS, "GPU": float(config.num_workers * config.use_gpu)}
+    for name, amount in needed.items():
+        if amount > total.get(name, 0):
+            print(f"waiting for nodes: {config.num_workers} workers and their reading need {amount:g} {name}, the cluster has "
+                  f"{total.get(name, 0):g}; where no node will join, lower num_workers or cpus_per_worker", flush=True)

@@ -1,0 +1,75 @@
+"""One deployment of one model: what `serve/configs/*.yaml` may say. Imports neither Ray nor torch."""
+
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from pixellm.settings import StrictModel
+
+# The model is one object in one executor thread: batches run one after the other.
+CONCURRENT_BATCHES = 1
+
+
+class AutoscalingConfig(StrictModel):
+    """How many model replicas run. Serve adds one when the mean number of requests per replica stays above the target."""
+
+    min_replicas: PositiveInt = 1
+    max_replicas: PositiveInt = 1
+    target_ongoing_requests: PositiveFloat = 8
+    upscale_delay_s: float = Field(default=10, ge=0)
+    downscale_delay_s: float = Field(default=300, ge=0)
+
+    @model_validator(mode="after")
+    def _check_order(self) -> "AutoscalingConfig":
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(f"max_replicas ({self.max_replicas}) is below min_replicas ({self.min_replicas})")
+        return self
+
+
+class AppConfig(StrictModel):
+    """A deployment: the model, its replicas, the limits of a request, the address."""
+
+    app_name: str = Field(default="pixellm", min_length=1, description="name of the application on the cluster")
+    model: str = Field(min_length=1, description="path or URI of an exported model directory")
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N")
+    torch_threads: PositiveInt | None = Field(default=None, description="CPU threads of a model replica; Ray's choice when unset")
+
+    max_batch_size: PositiveInt = Field(default=8, description="questions answered in one pass of the model")
+    batch_wait_timeout_s: float = Field(default=0.01, ge=0, description="how long the first question of a batch waits for others")
+    max_new_tokens: PositiveInt = Field(default=128, description="longest answer, and the default of a request")
+
+    max_body_mb: PositiveFloat = Field(default=20, description="largest request body, in units of 1,000,000 bytes")
+    max_megapixels: PositiveFloat = Field(default=40, description="largest photo, checked before it is decoded")
+    max_question_chars: PositiveInt = 2000
+    request_timeout_s: PositiveFloat = Field(default=60, description="for receiving a request, and again for answering it")
+    max_ongoing_requests: PositiveInt = Field(default=16, description="requests that one model replica holds, the running batch included")
+    max_queued_requests: PositiveInt = Field(default=128, description="requests waiting for a replica; above that the answer is 503")
+
+    autoscaling: AutoscalingConfig = AutoscalingConfig()
+    num_cpus: float = Field(default=1, ge=0, description="logical CPUs of a model replica")
+    num_gpus: float = Field(default=0, ge=0, description="GPUs of a model replica")
+    health_check_timeout_s: PositiveFloat = Field(default=60, description="longer than the slowest batch, or busy replicas are restarted")
+    ingress_replicas: PositiveInt = 1
+    ingress_num_cpus: float = Field(default=0, ge=0, description="logical CPUs of an ingress replica, which decodes the photos")
+
+    host: str = Field(default="127.0.0.1", description="loopback; 0.0.0.0 opens the server to the network, and it has no authentication")
+    port: int = Field(default=8000, ge=1, le=65535)
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "AppConfig":
+        needed = self.max_batch_size * CONCURRENT_BATCHES
+        if self.max_ongoing_requests < needed:
+            raise ValueError(f"max_ongoing_requests ({self.max_ongoing_requests}) must be at least max_batch_size x concurrent batches "
+                             f"({self.max_batch_size} x {CONCURRENT_BATCHES} = {needed}), or batches never fill")
+        if self.device.startswith("cuda") and self.num_gpus == 0:
+            raise ValueError(f"device is {self.device} but num_gpus is 0: Ray hides the GPUs from such a replica; set num_gpus")
+        return self
+
+    @property
+    def max_body_bytes(self) -> int:
+        return int(self.max_body_mb * 1_000_000)
+
+    @property
+    def max_pixels(self) -> int:
+        return int(self.max_megapixels * 1_000_000)

@@ -1,0 +1,104 @@
+"""Every failure of a request as one kind of body: RFC 9457 problem+json that also carries OpenAI's `error` object."""
+
+import logging
+import re
+import traceback
+import uuid
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pixellm.errors import InputError, PixelLMError
+from serve.schemas import OpenAIError, Problem
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+REQUEST_ID_HEADER = "x-request-id"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_STATUS_OF_INPUT_ERROR = {"photo_format": 415, "photo_too_large": 413}
+
+
+class ApiError(PixelLMError):
+    """A request that is answered with `status`. `code` is a stable slug, `param` the field of the request that is to blame."""
+
+    def __init__(self, status: int, code: str, detail: str, param: str | None = None, headers: dict[str, str] | None = None):
+        super().__init__(status, code, detail, param, headers)
+        self.status, self.code, self.detail, self.param, self.headers = status, code, detail, param, headers
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+def problem_response(request_id: str, error: ApiError) -> JSONResponse:
+    kind = "server_error" if error.status >= 500 else "invalid_request_error"
+    openai_error = OpenAIError(message=error.detail, type=kind, param=error.param, code=error.code)
+    problem = Problem(title=HTTPStatus(error.status).phrase, status=error.status, detail=error.detail, code=error.code,
+                      request_id=request_id, error=openai_error)
+    return JSONResponse(problem.model_dump(), status_code=error.status, headers=error.headers, media_type=MEDIA_TYPE)
+
+
+def install_error_handlers(api: FastAPI) -> None:
+    """Answer ApiError, InputError and Starlette's own errors (no such path, wrong method) with a problem."""
+
+    async def on_api_error(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, ApiError)
+        return problem_response(request.state.request_id, error)
+
+    async def on_input_error(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, InputError)
+        param = error.code.partition("_")[0].replace("photo", "image")
+        status = _STATUS_OF_INPUT_ERROR.get(error.code, 422)
+        return problem_response(request.state.request_id, ApiError(status, error.code, error.detail, param))
+
+    async def on_http_error(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        code = HTTPStatus(error.status_code).name.lower()
+        headers = dict(error.headers) if error.headers else None
+        return problem_response(request.state.request_id, ApiError(error.status_code, code, str(error.detail), headers=headers))
+
+    api.add_exception_handler(ApiError, on_api_error)
+    api.add_exception_handler(InputError, on_input_error)
+    api.add_exception_handler(HTTPException, on_http_error)
+
+
+class RequestGuard:
+    """Outermost layer: gives a request its id, and turns an unforeseen exception into a 500 without internals.
+
+    The id is the client's `x-request-id` if that is short and plain, else a new one. `echo_id` puts it into the answer; it is off
+    behind Ray Serve's proxy, which does so itself. The log gets the exception's type and stack but not its message, which can quote
+    a question.
+    """
+
+    def __init__(self, app: ASGIApp, echo_id: bool = True):
+        self._app, self._echo_id = app, echo_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                if self._echo_id:
+                    MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            stack = "".join(traceback.format_tb(error.__traceback__))
+            logger.error("request %s failed with %s\n%s", request_id, type(error).__name__, stack)
+            if started:
+                raise RuntimeError(f"request {request_id} failed after its answer had begun") from None
+            failure = ApiError(500, "internal_error", "The server failed on this request. Try again; if it stays, report the request_id.")
+            await problem_response(request_id, failure)(scope, receive, send_with_id)

@@ -1,0 +1,187 @@
+"""The COCO reader, and what it shares with LVIS (instances.py): rows, questions, and everything bad that a file can hold."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from pixellm.data.schema import RejectedRow, Row, region_rle, validate_row
+from pixellm.data.sources.coco import CocoSource
+from pixellm.errors import ConfigError, StorageError
+from pixellm.masks import mask_to_rle, polygons_to_rle, rle_counts, rle_to_mask
+from tests.data.sources.instances_files import CATEGORIES, SQUARE, annotation, image, write_dataset
+
+
+def read(
+    folder: Path, images: list[Any], annotations: list[Any], source: dict | None = None, **photo: Any
+) -> tuple[list[Row], list[RejectedRow]]:
+    keys = write_dataset(folder, images, annotations, **photo)
+    found = list(CocoSource(**keys, **(source or {})).read_rows())
+    rows = [each for each in found if not isinstance(each, RejectedRow)]
+    for row in rows:
+        validate_row(row)
+    return rows, [each for each in found if isinstance(each, RejectedRow)]
+
+
+def test_polygons_and_both_rle_kinds_give_the_same_region(tmp_path: Path) -> None:
+    rle = polygons_to_rle(SQUARE, (12, 16))
+    counts = rle_counts(rle).tolist()
+    (row,), rejected = read(tmp_path, [image()], [
+        annotation(1), annotation(2, segmentation=rle), annotation(3, segmentation={"size": [12, 16], "counts": counts})])
+    assert not rejected
+    assert row["regions"][0] == row["regions"][1] == row["regions"][2]
+    assert (row["regions"][0]["area"], row["regions"][0]["box_xywh"]) == (36, [2, 2, 6, 6])
+    assert (row["image_id"], row["source"], row["split"]) == ("1", "coco", "val")
+    assert (row["license"], row["url"]) == ("Attribution License http://by", "http://x/1.jpg")
+    assert row["image"] == (tmp_path / "images/1.jpg").read_bytes()
+
+
+def test_a_crowd_region_is_ignored_and_never_a_target(tmp_path: Path) -> None:
+    crowd = {"size": [12, 16], "counts": [100, 40, 52]}
+    (row,), _ = read(tmp_path, [image()], [annotation(1, segmentation=crowd, iscrowd=1, category_id=2), annotation(2)],
+                     {"questions_per_photo": 20, "absent_share": 0.5})
+    assert [region["ignore"] for region in row["regions"]] == [True, False]
+    assert {index for each in row["conversations"] for target in each["targets"] for index in target} == {1}
+    assert not any("dog" in (each["question"] or "") for each in row["conversations"])  # there are some: neither asked for nor absent
+
+
+@pytest.mark.parametrize(("changes", "reason"), [
+    ({"category_id": 99}, "unknown_category"),
+    ({"segmentation": [[2, 2, 90, 2, 8, 8]]}, "polygon_outside"),
+    ({"segmentation": []}, "polygon_invalid"),
+    ({"segmentation": [[3.1, 3.1, 3.1, 3.1, 3.1, 3.1]]}, "empty_mask"),
+    ({"segmentation": {"size": [12, 16], "counts": [192]}}, "empty_mask"),
+    ({"segmentation": {"size": [16, 12], "counts": [192]}}, "size_mismatch"),
+    ({"segmentation": {"size": [12, 16], "counts": "~"}}, "rle_invalid"),
+    ({"segmentation": None}, "rle_invalid"),
+    ({"image_id": 5}, "unknown_image"),
+    ({"image_id": None}, "annotation_invalid"),
+    ({"category_id": [1]}, "annotation_invalid"),
+])
+def test_a_bad_annotation_is_set_aside_and_the_photo_goes_on(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    (row,), (rejected,) = read(tmp_path, [image()], [annotation(1, category_id=2), annotation(2, **changes)])
+    assert (rejected.reason, rejected.annotation_id, rejected.source) == (reason, "2", "coco")
+    assert [region["category"] for region in row["regions"]] == ["dog"]
+
+
+def test_a_category_with_a_bad_annotation_is_not_asked_for(tmp_path: Path) -> None:
+    annotations = [annotation(1), annotation(2, segmentation=[]), annotation(3, category_id=2)]
+    (row,), _ = read(tmp_path, [image()], annotations, {"questions_per_photo": 20})
+    assert all("cat" not in (each["question"] or "") for each in row["conversations"])
+    assert any("dog" in (each["question"] or "") for each in row["conversations"])
+
+
+def test_entries_that_are_no_objects_are_set_aside(tmp_path: Path) -> None:
+    rows, rejected = read(tmp_path, [image(), 5, {"id": 9}], [annotation(1), "text"])
+    assert len(rows) == 1
+    assert sorted(each.reason for each in rejected) == ["annotation_invalid", "image_invalid", "image_invalid"]
+
+
+def test_a_photo_whose_annotations_are_all_bad_is_set_aside(tmp_path: Path) -> None:
+    rows, rejected = read(tmp_path, [image()], [annotation(1, segmentation=[])])
+    assert not rows
+    assert [each.reason for each in rejected] == ["polygon_invalid", "no_usable_annotation"]
+
+
+def test_a_photo_without_annotations_is_asked_about_what_is_not_there(tmp_path: Path) -> None:
+    (row,), _ = read(tmp_path, [image()], [], {"questions_per_photo": 5})
+    assert len(row["conversations"]) == 3  # as many as there are categories
+    assert all(each["targets"] == [] and "{seg}" not in (each["answer"] or "{seg}") for each in row["conversations"])
+
+
+@pytest.mark.parametrize(("break_photo", "reason"), [
+    (lambda file: file.unlink(), "photo_missing"),
+    (lambda file: file.write_bytes(b"not a photo"), "photo_unreadable"),
+    (lambda file: file.write_bytes(file.read_bytes()[:-100]), "photo_unreadable"),
+    (lambda file: file.write_bytes(b""), "photo_unreadable"),
+])
+def test_a_bad_photo_is_set_aside_and_the_others_go_on(tmp_path: Path, break_photo: Any, reason: str) -> None:
+    images = [image(number) for number in range(1, 40)]
+    keys = write_dataset(tmp_path, images, [annotation(number, number) for number in range(1, 40)])
+    break_photo(tmp_path / "images/20.jpg")
+    found = list(CocoSource(**keys).read_rows())
+    image_ids = [each.image_id if isinstance(each, RejectedRow) else each["image_id"] for each in found]
+    assert image_ids == [str(number) for number in range(1, 40)]
+    rejected = found[19]
+    assert isinstance(rejected, RejectedRow) and (rejected.reason, rejected.annotation_id) == (reason, None)
+
+
+def test_a_photo_of_another_size_is_set_aside(tmp_path: Path) -> None:
+    rows, (rejected,) = read(tmp_path, [image(height=13)], [annotation(1)])
+    assert not rows and rejected.reason == "size_mismatch"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("annotated", ["upright", "stored"])
+def test_exif_orientation_turns_size_and_masks_annotated_on_stored_pixels(tmp_path: Path, orientation: int, annotated: str) -> None:
+    """The corner that is marked on the stored pixels has to be where Pillow puts that corner."""
+    stored = np.zeros((12, 16), dtype=bool)
+    stored[1:4, 2:8] = True
+    tagged = Image.fromarray(stored.astype(np.uint8))
+    tagged.getexif()[0x0112] = orientation
+    upright = np.asarray(ImageOps.exif_transpose(tagged)) > 0
+    swaps = orientation >= 5
+    mask = upright if annotated == "upright" or not swaps else stored
+    (row,), _ = read(tmp_path, [image(height=mask.shape[0], width=mask.shape[1])], [annotation(1, segmentation=mask_to_rle(mask))],
+                     height=12, width=16, orientation=orientation)
+    assert (row["height"], row["width"]) == ((16, 12) if swaps else (12, 16))
+    np.testing.assert_array_equal(rle_to_mask(region_rle(row["regions"][0])), upright)
+
+
+def test_the_same_seed_gives_the_same_rows_and_another_seed_others(tmp_path: Path) -> None:
+    images = [image(number) for number in range(1, 11)]
+    annotations = [annotation(10 * number + category, number, category_id=category) for number in range(1, 11) for category in (1, 2)]
+    rows = {seed: read(tmp_path, images, annotations, {"seed": seed})[0] for seed in (0, 1)}
+    assert rows[0] == read(tmp_path, images[::-1], annotations, {"seed": 0})[0][::-1]
+    assert rows[0] != rows[1]
+
+
+def test_the_split_comes_from_the_file_name_or_the_key(tmp_path: Path) -> None:
+    assert read(tmp_path, [image()], [annotation(1)], {"split": "tiny"})[0][0]["split"] == "tiny"
+    keys = write_dataset(tmp_path, [image()], [])
+    (tmp_path / "instances_val2017.json").rename(tmp_path / "all.json")
+    with pytest.raises(ConfigError, match="split="):
+        list(CocoSource(**keys | {"annotations": str(tmp_path / "all.json")}).read_rows())
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("{", "not JSON"), ("[]", "holds a list"), ('{"images": []}', "no list annotations, categories"),
+    (json.dumps({"images": [], "annotations": [], "categories": [{"id": 1}]}), "a name"),
+])
+def test_a_file_that_is_no_instances_file_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    keys = write_dataset(tmp_path, [image()], [])
+    (tmp_path / "instances_val2017.json").write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        list(CocoSource(**keys).read_rows())
+
+
+def test_missing_inputs_are_errors_at_once(tmp_path: Path) -> None:
+    keys = write_dataset(tmp_path, [image()], [])
+    with pytest.raises(StorageError, match="does not exist"):
+        list(CocoSource(**keys | {"annotations": str(tmp_path / "none_val.json")}).read_rows())
+    with pytest.raises(StorageError, match="no photos"):
+        list(CocoSource(**keys | {"input": str(tmp_path / "none")}).read_rows())
+
+
+def test_version_and_number_of_rows_come_from_the_file(tmp_path: Path) -> None:
+    source = CocoSource(**write_dataset(tmp_path, [image(1), image(2)], []))
+    changed = CocoSource(**write_dataset(tmp_path / "b", [image(1)], [], CATEGORIES[:1]))
+    assert (source.num_rows(), changed.num_rows()) == (2, 1)
+    assert source.version().startswith("sha256:") and source.version() != changed.version()
+
+
+def test_real_coco_photos(shared_dir: Path) -> None:
+    folder = shared_dir / "data/coco_permissive"
+    source = CocoSource(input=str(folder / "images"), annotations=str(folder / "instances_val2017.json"))
+    rows = list(source.read_rows())
+    assert len(rows) == source.num_rows() == 68
+    assert sum(len(row["regions"]) for row in rows if not isinstance(row, RejectedRow)) == 586
+    annotated = {str(each["id"]): each for each in json.loads((folder / "instances_val2017.json").read_text())["images"]}
+    for row in rows:
+        assert not isinstance(row, RejectedRow)
+        validate_row(row)
+        assert row["url"] == annotated[row["image_id"]]["coco_url"]
+        assert row["license"] and row["license"].startswith("Attribution")

@@ -1,0 +1,71 @@
+"""The asking job against the HTTP face in this process."""
+
+import asyncio
+
+import httpx
+import pytest
+from PIL import Image
+
+from jobs import ask
+from tests.serve.test_ingress import CONFIG, answer_by_rule, build_api, photo_bytes
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """`httpx.post` reaches an API in this process; yields the requests that it got."""
+    seen = []
+
+    def post(url, timeout, **request):
+        async def run():
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(build_api(CONFIG, answer_by_rule))) as client:
+                return await client.post(url, **request)
+
+        seen.append((url, request))
+        return asyncio.run(run())
+
+    monkeypatch.setattr(ask.httpx, "post", post)
+    return seen
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(photo_bytes("JPEG"))
+    return path
+
+
+def test_it_prints_the_answer_and_writes_the_picture(server, photo, tmp_path, capsys):
+    output = tmp_path / "new" / "answer.png"
+    ask.main([f"image={photo}", "question=Which half?", f"output={output}", "url=http://test/"])
+    printed = capsys.readouterr().out
+    assert "answer It is the left half" in printed and "400 pixels" in printed and "1 masks" in printed
+    with Image.open(output) as picture:
+        assert picture.format == "PNG" and picture.width == 768
+    assert server[0][0] == "http://test/v1/segment"
+
+
+@pytest.mark.parametrize("more, message", [
+    (["question=refuse this"], "answered 422: the photo is refused"),
+    (["question=Which?", "max_new_tokens=1000"], "answered 422: max_new_tokens is 1000"),
+])
+def test_the_servers_own_words_are_shown(server, photo, tmp_path, more, message):
+    with pytest.raises(SystemExit, match=message):
+        ask.main([f"image={photo}", f"output={tmp_path / 'a.png'}", "url=http://test", *more])
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_nobody_there(photo):
+    with pytest.raises(SystemExit, match=r"no answer from http://127.0.0.1:1 .*jobs.deploy"):
+        ask.main([f"image={photo}", "question=Which?", "url=http://127.0.0.1:1"])
+
+
+@pytest.mark.parametrize("arguments", [[], ["image=a.jpg"], ["image=a.jpg", "shards=b", "question=c"], ["question=c"]])
+def test_what_to_ask_must_be_clear(arguments, capsys):
+    with pytest.raises(SystemExit):
+        ask.main(arguments)
+    assert "give image and question, or shards" in capsys.readouterr().err
+
+
+def test_a_photo_that_is_not_there(tmp_path):
+    with pytest.raises(SystemExit, match="does not exist"):
+        ask.main([f"image={tmp_path / 'none.jpg'}", "question=Which?"])

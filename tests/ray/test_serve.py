@@ -1,0 +1,105 @@
+"""A deployment on a Ray of its own, asked over HTTP, with a rule in place of the model."""
+
+import base64
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+import ray
+from ray import serve as ray_serve
+
+from serve.app import build_application
+from serve.config import AppConfig
+from serve.schemas import Problem, SegmentResponse
+from tests.serve.doubles import build_rule_segmenter
+from tests.serve.test_ingress import as_form, as_json, photo_bytes
+
+pytestmark = pytest.mark.ray
+PNG = photo_bytes()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def server(local_ray):
+    """Address of a running application: batches of up to 4, waiting 0.5 s to fill."""
+    config = AppConfig(model="models/test", max_batch_size=4, batch_wait_timeout_s=0.5, max_ongoing_requests=8, max_body_mb=1,
+                       num_cpus=0.5, request_timeout_s=30, port=free_port())
+    try:
+        ray_serve.start(http_options={"host": config.host, "port": config.port})
+        ray_serve.run(build_application(config, build_rule_segmenter), name=config.app_name)
+        yield f"http://{config.host}:{config.port}"
+    finally:
+        ray_serve.shutdown()
+
+
+def ask(server: str, **request) -> httpx.Response:
+    return httpx.post(f"{server}/v1/segment", timeout=30, **request)
+
+
+def assert_answers(server: str) -> None:
+    assert ask(server, **as_form(PNG)).status_code == 200
+
+
+def test_form_and_json_get_the_same_answer(server):
+    answers = [SegmentResponse.model_validate(ask(server, **body).json()) for body in (as_form(PNG), as_json(PNG))]
+    assert answers[0].masks == answers[1].masks and answers[0].text == answers[1].text
+    assert answers[0].size == (20, 40) and answers[0].masks[0].area == 400
+
+
+def test_health_documents_and_one_request_id(server):
+    assert httpx.get(f"{server}/healthz").json() == {"status": "ok", "model": "models/test"}
+    assert httpx.get(f"{server}/docs").status_code == 200
+    assert "/v1/segment" in httpx.get(f"{server}/openapi.json").json()["paths"]
+    assert httpx.get(f"{server}/healthz", headers={"x-request-id": "abc-1"}).headers.get_list("x-request-id") == ["abc-1"]
+
+
+@pytest.mark.parametrize("body, status", [
+    (as_form(b"not a photo"), 415),
+    (as_form(photo_bytes("JPEG", (300, 300))[:900]), 422),
+    (as_form(PNG, ""), 422),
+    (as_form(b"x" * 2_000_000), 413),
+    (as_json("not base64!"), 422),
+    ({"content": b"{", "headers": {"content-type": "application/json"}}, 400),
+    (as_form(PNG, "refuse this"), 422),
+    (as_form(PNG, "poison"), 500),
+])
+def test_a_bad_request_gets_a_problem_and_the_server_lives_on(server, body, status):
+    response = ask(server, **body)
+    assert response.status_code == status, response.text
+    problem = Problem.model_validate(response.json())
+    assert problem.status == status and response.headers["x-request-id"] == problem.request_id
+    assert_answers(server)
+
+
+def test_a_body_without_a_declared_length_is_cut_off(server):
+    def endless():
+        for _ in range(400):
+            yield b"x" * 10_000
+
+    response = ask(server, content=endless(), headers={"content-type": "application/json"})
+    assert response.status_code == 413
+    assert_answers(server)
+
+
+def test_concurrent_questions_share_a_pass_and_a_bad_one_fails_alone(server):
+    questions = ["Which half?"] * 3 + ["poison"]
+    with ThreadPoolExecutor(4) as pool:
+        responses = list(pool.map(lambda question: ask(server, **as_form(PNG, question)), ["Which half?"] * 4))
+        assert any("batch of 4" in response.json()["text"] or "batch of 3" in response.json()["text"] for response in responses)
+        mixed = list(pool.map(lambda question: ask(server, **as_form(PNG, question)), questions))
+    assert [response.status_code for response in mixed] == [200, 200, 200, 500]
+
+
+def test_a_replica_that_dies_is_replaced_without_a_failed_request(server):
+    replicas = [actor for actor in ray.util.list_named_actors(all_namespaces=True) if "#model#" in actor["name"]]
+    assert replicas
+    for actor in replicas:
+        ray.kill(ray.get_actor(actor["name"], namespace=actor["namespace"]))
+    response = ask(server, json={"image": base64.b64encode(PNG).decode(), "question": "Which half?"})
+    assert response.status_code == 200, response.text

@@ -1,0 +1,73 @@
+"""storage.py and the shard writer against a real S3 store."""
+
+from pathlib import Path
+
+import pytest
+
+from pixellm import storage
+from pixellm.data.manifest import read_manifest
+from pixellm.data.shards import ShardOptions, verify_checksums, write_shards
+from pixellm.errors import ShardError, StorageError
+from tests.data.rows import make_row
+from tests.fixtures_s3 import S3Store
+
+
+def test_bytes_round_trip_list_and_delete(s3_store: S3Store) -> None:
+    uri = storage.join_uri(s3_store.uri, "a/b.bin")
+    data = bytes(range(256)) * 40_000  # 10 MB: more than one part
+    storage.write_bytes(uri, data)
+    storage.write_bytes(storage.join_uri(s3_store.uri, "a/c.txt"), b"c")
+    assert storage.read_bytes(uri) == data
+    assert storage.exists(uri) and storage.exists(storage.join_uri(s3_store.uri, "a"))
+    assert storage.list_files(s3_store.uri) == [uri, storage.join_uri(s3_store.uri, "a/c.txt")]
+    assert storage.list_files(s3_store.uri, suffix=".txt") == [storage.join_uri(s3_store.uri, "a/c.txt")]
+    storage.delete(uri)
+    assert not storage.exists(uri)
+    storage.delete(storage.join_uri(s3_store.uri, "a"))
+    assert storage.list_files(s3_store.uri) == []
+    storage.delete(storage.join_uri(s3_store.uri, "a"))
+
+
+def test_folder_round_trip_and_local_copy_follows_changes(s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage.tempfile, "gettempdir", lambda: str(tmp_path))
+    (tmp_path / "up/deep").mkdir(parents=True)
+    (tmp_path / "up/config.json").write_text("{}")
+    (tmp_path / "up/deep/weights").write_bytes(b"w" * 100)
+    uri = storage.join_uri(s3_store.uri, "model")
+    storage.upload_folder(tmp_path / "up", uri)
+    storage.download_folder(uri, tmp_path / "down")
+    assert (tmp_path / "down/deep/weights").read_bytes() == b"w" * 100
+    first = storage.local_copy(uri)
+    assert first == storage.local_copy(uri) and (first / "config.json").read_text() == "{}"
+    storage.write_bytes(storage.join_uri(uri, "config.json"), b"{ }")
+    assert (storage.local_copy(uri) / "config.json").read_text() == "{ }"
+    assert storage.local_copy(storage.join_uri(uri, "deep/weights")).read_bytes() == b"w" * 100
+
+
+def test_errors_name_the_uri_and_the_next_step(s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = storage.join_uri(s3_store.uri, "nothing")
+    with pytest.raises(StorageError, match=r"nothing.*does not exist"):
+        storage.read_bytes(missing)
+    with pytest.raises(StorageError, match="has no files"):
+        storage.download_folder(missing, tmp_path / "x")
+    with pytest.raises(StorageError, match="does not exist"):
+        storage.local_copy(missing)
+    with pytest.raises(StorageError, match="whole bucket"):
+        storage.delete("s3://pixellm-test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(StorageError, match=r"nothing.*credentials"):
+        storage.write_bytes(missing, b"x")
+
+
+def test_shards_on_s3_are_replaced_whole_and_verified(s3_store: S3Store) -> None:
+    uri = storage.join_uri(s3_store.uri, "shards")
+    options = ShardOptions(shard_size_mb=0.003, row_group_mb=0.001)
+    first = write_shards([make_row(index) for index in range(12)], uri, options)
+    assert len(first.shards) > 1
+    assert verify_checksums(uri) == first == read_manifest(uri)
+    second = write_shards([make_row(index) for index in range(3)], uri, options)
+    assert len(second.shards) < len(first.shards)
+    assert len(storage.list_files(uri, suffix=".parquet")) == len(second.shards)
+    storage.delete(second.shard_uris(uri)[0])
+    with pytest.raises(ShardError, match="is missing"):
+        read_manifest(uri)
