@@ -101,7 +101,7 @@ def _sub_model(annotation: Any) -> type[BaseModel] | None:
 
 
 def _type_name(field: Any) -> str:
-    return getattr(field.annotation, "__name__", None) if isinstance(field.annotation, type) else str(field.annotation).replace("typing.", "")
+    return field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation).replace("typing.", "")
 
 
 def _default(field: Any) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image
@@ -63,7 +64,7 @@ class FakeSegmenter:
     def _strips(self, image: Image.Image) -> tuple[str, list[RLE]]:
         edges = [round(index * image.width / max(1, self.num_targets)) for index in range(self.num_targets + 1)]
         rles = []
-        for left, right in zip(edges[:-1], edges[1:], strict=True):
+        for left, right in pairwise(edges):
             mask = np.zeros((image.height, image.width), dtype=bool)
             mask[:, left:right] = True
             rles.append(mask_to_rle(mask))

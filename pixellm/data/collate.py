@@ -19,7 +19,8 @@ from pixellm.data.schema import Conversation, Row, region_rle
 from pixellm.data.stream import StreamedRow
 from pixellm.errors import ModelError, RowError, TooManyRejectedError
 from pixellm.masks import rle_to_mask, union_rles
-from pixellm.model.processing_pixellm import IGNORED_LABEL, TrainingConversation, upright_rgb
+from pixellm.model.processing_pixellm import IGNORED_LABEL, TrainingConversation
+from pixellm.photos import upright_rgb
 
 MIN_ROWS_JUDGED = 100
 
@@ -144,21 +145,23 @@ class Collator:
         conversations = [replace(each, photo_index=i) for i, example in enumerate(examples) for each in example.conversations]
         return self.processor.collate([example.photo for example in examples], conversations)
 
-    def _build_conversation(self, row: Row, conversation: Conversation, ignore_mask: np.ndarray | None, seed_key: tuple) -> TrainingConversation:
-        question, answer = fill_conversation(conversation, row["regions"], seed_key)
-        size_hw = (row["height"], row["width"])
+    def _build_conversation(self, row: Row, conversation: Conversation, ignore_mask: np.ndarray | None,
+                            seed_key: tuple) -> TrainingConversation:
+        regions, size_hw = row["regions"], (row["height"], row["width"])
+        question, answer = fill_conversation(conversation, regions, seed_key)
         try:
-            masks = [rle_to_mask(union_rles([region_rle(row["regions"][i]) for i in target], size_hw)) for target in conversation["targets"]]
+            masks = [rle_to_mask(union_rles([region_rle(regions[i]) for i in target], size_hw)) for target in conversation["targets"]]
         except IndexError:
-            raise RowError("target_index", f"targets {conversation['targets']} point beyond {len(row['regions'])} regions") from None
+            raise RowError("target_index", f"targets {conversation['targets']} point beyond {len(regions)} regions") from None
         return TrainingConversation(0, question, answer, masks, ignore_mask)
 
     def _set_aside(self, so_far: list[SetAside], new: SetAside) -> None:
         so_far.append(new)
         self._num_set_aside += 1
         if self._num_set_aside > self.max_rejected_share * max(self._num_rows, MIN_ROWS_JUDGED):
-            raise TooManyRejectedError(f"{self._num_set_aside} of {self._num_rows} rows could not be used, the configuration allows a share of "
-                                       f"{self.max_rejected_share}; the last one, {new.key}: {new.reason}: {new.detail}")
+            raise TooManyRejectedError(
+                f"{self._num_set_aside} of {self._num_rows} rows could not be used, max_rejected_share is {self.max_rejected_share}; "
+                f"the last one, {new.key}: {new.reason}: {new.detail}")
 
 
 def _decode_photo(row: Row) -> Image.Image:

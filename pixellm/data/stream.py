@@ -5,6 +5,7 @@ Ray Data reads: each worker runs a small dataset of its own whose tasks read row
 so a run can be taken up by any number of workers without seeing a row twice in an epoch or missing one.
 """
 
+import itertools
 import json
 import math
 import queue
@@ -29,10 +30,10 @@ from pixellm.storage import join_uri, open_filesystem, run_parallel
 
 READ_CPUS = 0.25
 READ_TASKS_PER_WORKER = 2
-UNITS_AHEAD = 3
-MIN_READ_AHEAD_BYTES = 16 << 20
+# What one dataset reads. It reads all of it ahead: a dataset that waits for its consumer inside its memory limit spins, and took more
+# than half of a training worker's CPU time (docs/log.md).
+BYTES_PER_DATASET = 64 << 20
 CLOSE_TIMEOUT_S = 5.0
-UNITS_PER_DATASET = 256
 ROWS_PER_SLICE = 16
 WHOLE_GROUPS_PER_WORKER = 8
 
@@ -92,7 +93,8 @@ class DataPosition:
 
     def to_json(self) -> str:
         """Text for a checkpoint."""
-        return json.dumps({"first_epoch": self.first_epoch, "consumed": {str(epoch): sorted(keys) for epoch, keys in self.consumed.items()}})
+        consumed = {str(epoch): sorted(keys) for epoch, keys in self.consumed.items()}
+        return json.dumps({"first_epoch": self.first_epoch, "consumed": consumed})
 
     @classmethod
     def from_json(cls, text: str) -> "DataPosition":
@@ -120,7 +122,7 @@ def count_rows_per_epoch(groups: Iterable[RowGroup]) -> int:
 
 
 def plan_epoch(groups: list[RowGroup], seed: int, epoch: int, rank: int, num_workers: int) -> list[ReadUnit]:
-    """What worker `rank` reads in `epoch`, in order. Many row groups are dealt out whole; few are read by every worker, each its own rows."""
+    """What worker `rank` reads in `epoch`, in order. Many row groups are dealt out whole; few are read by all, each worker its own rows."""
     visits = [(group, visit) for group in groups for visit in range(math.ceil(group.weight))]
     order = np.random.default_rng([seed, epoch]).permutation(len(visits))
     are_many = len(visits) >= WHOLE_GROUPS_PER_WORKER * num_workers
@@ -144,7 +146,8 @@ def read_unit(unit: ReadUnit, seed: int, consumed: set[str]) -> pa.Table:
         if consumed:
             order = np.array([i for i in order if keys[int(i)].as_py() not in consumed], dtype=np.int64)
         if not len(order):
-            return file.schema_arrow.empty_table().append_column("epoch", pa.array([], pa.int64())).append_column("key", pa.array([], pa.string()))
+            empty = file.schema_arrow.empty_table()
+            return empty.append_column("epoch", pa.array([], pa.int64())).append_column("key", pa.array([], pa.string()))
         table = file.read_row_group(unit.group.index).take(order)
     return table.append_column("epoch", pa.array([unit.epoch] * len(order), pa.int64())).append_column("key", keys.take(order))
 
@@ -154,25 +157,32 @@ class RowStream:
 
     def __init__(self, groups: list[RowGroup], seed: int, rank: int, num_workers: int, position: DataPosition | None = None):
         position = position or DataPosition()
-        if count_rows_per_epoch(groups) < num_workers:
-            raise ShardError(f"found {count_rows_per_epoch(groups)} rows for {num_workers} workers; each needs at least one: give more data")
+        if (num_rows := count_rows_per_epoch(groups)) < num_workers:
+            raise ShardError(f"found {num_rows} rows for {num_workers} workers; each needs at least one: give more data or fewer workers")
         self.groups, self.seed, self.rank, self.num_workers = groups, seed, rank, num_workers
         self.first_epoch, self.consumed = position.first_epoch, dict(position.consumed)
 
     def __iter__(self) -> Iterator[StreamedRow]:
-        epoch = self.first_epoch
-        while True:
-            units: list[ReadUnit] = []
-            while len(units) < UNITS_PER_DATASET:
-                units += plan_epoch(self.groups, self.seed, epoch, self.rank, self.num_workers)
-                epoch += 1
+        for units in self._portions():
             for table in self._build_dataset(units).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
                 for start in range(0, table.num_rows, ROWS_PER_SLICE):
                     for row in table.slice(start, ROWS_PER_SLICE).to_pylist():
                         yield StreamedRow(epoch=row.pop("epoch"), key=row.pop("key"), row=row)
 
+    def _portions(self) -> Iterator[list[ReadUnit]]:
+        """Units without end, cut into lists of about `BYTES_PER_DATASET`, at least one unit each."""
+        units: list[ReadUnit] = []
+        num_bytes = 0
+        for epoch in itertools.count(self.first_epoch):
+            for unit in plan_epoch(self.groups, self.seed, epoch, self.rank, self.num_workers):
+                units.append(unit)
+                num_bytes += unit.group.num_bytes // unit.num_parts
+                if num_bytes >= BYTES_PER_DATASET:
+                    yield units
+                    units, num_bytes = [], 0
+
     def _build_dataset(self, units: list[ReadUnit]) -> Dataset:
-        """A dataset whose blocks are the units, in order. It reads a little ahead, never all that memory would hold."""
+        """A dataset whose blocks are the units, in order."""
         seed = self.seed
         consumed_ref = ray.put({unit.epoch: self.consumed[unit.epoch] for unit in units if unit.epoch in self.consumed})
 
@@ -181,10 +191,10 @@ class RowStream:
             return read_unit(unit, seed, ray.get(consumed_ref).get(unit.epoch, set()))
 
         context = DataContext.get_current().copy()
-        largest = max(unit.group.num_bytes // unit.num_parts for unit in units)
         context.execution_options.preserve_order = True
+        num_bytes = sum(unit.group.num_bytes // unit.num_parts for unit in units)
         context.execution_options.resource_limits = ExecutionResources.for_limits(
-            cpu=READ_CPUS * READ_TASKS_PER_WORKER, object_store_memory=max(MIN_READ_AHEAD_BYTES, UNITS_AHEAD * largest))
+            cpu=READ_CPUS * READ_TASKS_PER_WORKER, object_store_memory=8 * max(num_bytes, BYTES_PER_DATASET))
         context.enable_progress_bars = False
         with DataContext.current(context):
             items = ray.data.from_items([{"unit": i} for i in range(len(units))], override_num_blocks=len(units))

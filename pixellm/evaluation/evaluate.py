@@ -4,12 +4,15 @@ What is done with the result (files, pages) is report.py's.
 """
 
 import functools
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 from pydantic import Field
@@ -17,11 +20,16 @@ from pydantic import Field
 from pixellm.data.manifest import Manifest, read_manifest
 from pixellm.data.prompts import fill_conversation
 from pixellm.data.schema import ROW_SCHEMA
+from pixellm.data.stream import RowGroup, list_row_groups
 from pixellm.errors import ShardError, StorageError, TooManyRejectedError
 from pixellm.evaluation.metrics import Metrics, QuestionScore, score_question, summarize
 from pixellm.inference.batch import AnySegmenter, Record, SegmentBatch, load_segmenter
 from pixellm.settings import StrictModel
 from pixellm.storage import exists, open_filesystem
+
+READ_CPUS = 0.25
+NUM_READ_TASKS = 2
+MAX_PARTS_PER_GROUP = 16
 
 PhotoKey = tuple[str, str, str]  # source, split, image_id
 
@@ -101,7 +109,7 @@ def evaluate(config: EvaluateConfig, build_segmenter: Callable[[], AnySegmenter]
     start_s, last_s = time.monotonic(), -10.0
     records: list[Record] = []
     seen: Counter[PhotoKey] = Counter()
-    for table in _answered(config, manifest, num_photos, build_segmenter).iter_batches(batch_size=None, batch_format="pyarrow"):
+    for table in _answered(config, num_photos, build_segmenter).iter_batches(batch_size=None, batch_format="pyarrow"):
         records += table.to_pylist()
         seen.update({photo_key(record) for record in table.select(["source", "split", "image_id"]).to_pylist()})
         elapsed_s = time.monotonic() - start_s
@@ -109,11 +117,12 @@ def evaluate(config: EvaluateConfig, build_segmenter: Callable[[], AnySegmenter]
             progress(f"evaluate: {len(seen)} of {num_photos} photos, {len(records)} questions, {elapsed_s:.0f} s")
             last_s = elapsed_s
     if len(seen) != num_photos or seen.total() != num_photos:
-        raise ShardError(f"{config.shards}: {len(seen)} different photos came {seen.total()} times, expected {num_photos} once; prepare it again")
+        raise ShardError(f"{config.shards}: {len(seen)} different photos came {seen.total()} times, expected {num_photos} once; "
+                         "prepare the data again")
     records.sort(key=lambda record: (photo_key(record), -1 if record["question_index"] is None else record["question_index"]))
     return Evaluation(
         config, manifest, num_photos=num_photos, duration_s=time.monotonic() - start_s,
-        answers=[ScoredAnswer(record, score_question(record["masks"], record["true_masks"])) for record in records if not record["failure"]],
+        answers=[ScoredAnswer(each, score_question(each["masks"], each["true_masks"])) for each in records if not each["failure"]],
         failures=[record for record in records if record["failure"]],
     )
 
@@ -149,23 +158,40 @@ def read_photos(shards_uri: str, keys: set[PhotoKey]) -> dict[PhotoKey, bytes]:
     return found
 
 
-def _answered(config: EvaluateConfig, manifest: Manifest, num_photos: int, build_segmenter: Callable[[], AnySegmenter]) -> ray.data.Dataset:
-    paths, num_rows = [], 0
-    for shard in manifest.shards:
-        if num_rows < num_photos:
-            paths.append(open_filesystem(f"{config.shards.rstrip('/')}/{shard.name}")[1])
-            num_rows += shard.num_rows
-    filesystem, _ = open_filesystem(config.shards)
-    dataset = ray.data.read_parquet(paths, filesystem=filesystem, columns=ROW_SCHEMA.names, partitioning=None)
-    dataset.context.execution_options.preserve_order = True  # or `limit` would keep other rows each time
-    dataset.context.enable_progress_bars = False
-    if num_photos < num_rows:
-        dataset = dataset.limit(num_photos)
-    # One block per call: else a shard would be one task of one actor, and progress would be seen once per shard.
-    return dataset.repartition(target_num_rows_per_block=config.batch_size).map_batches(
-        SegmentBatch,
-        fn_constructor_kwargs={"build_segmenter": build_segmenter, "max_new_tokens": config.max_new_tokens,
-                               "prepare_row": functools.partial(fill_row, seed=config.seed)},
-        batch_size=config.batch_size, batch_format="pyarrow", compute=ray.data.ActorPoolStrategy(size=config.num_workers),
-        num_cpus=config.cpus_per_worker, num_gpus=config.gpus_per_worker or None,
-    )
+def plan_parts(groups: list[RowGroup], num_photos: int, batch_size: int) -> list[dict[str, Any]]:
+    """What the reading tasks read: the first `num_photos` rows in parts of whole batches, at most `MAX_PARTS_PER_GROUP` of a row group.
+
+    A part is what one actor takes at a time: small ones spread a small set over the actors, but each reads its row group again.
+    """
+    parts: list[dict[str, Any]] = []
+    for group in groups:
+        num_rows = min(group.num_rows, num_photos)
+        rows_per_part = batch_size * math.ceil(num_rows / (batch_size * MAX_PARTS_PER_GROUP))
+        parts += [{"uri": group.uri, "row_group": group.index, "start": start, "stop": min(start + rows_per_part, num_rows)}
+                  for start in range(0, num_rows, max(1, rows_per_part))]
+        num_photos -= num_rows
+    return parts
+
+
+def read_part(batch: dict[str, np.ndarray]) -> pa.Table:
+    """The rows of one part; runs in a Ray task."""
+    filesystem, path = open_filesystem(str(batch["uri"][0]))
+    start, stop = int(batch["start"][0]), int(batch["stop"][0])
+    with pq.ParquetFile(path, filesystem=filesystem) as file:
+        return file.read_row_group(int(batch["row_group"][0]), columns=ROW_SCHEMA.names).slice(start, stop - start)
+
+
+def _answered(config: EvaluateConfig, num_photos: int, build_segmenter: Callable[[], AnySegmenter]) -> ray.data.Dataset:
+    parts = plan_parts(list_row_groups([(config.shards, 1.0)]), num_photos, config.batch_size)
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    with ray.data.DataContext.current(context):
+        rows = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
+            read_part, batch_size=1, num_cpus=READ_CPUS, compute=ray.data.TaskPoolStrategy(size=NUM_READ_TASKS))
+        return rows.map_batches(
+            SegmentBatch,
+            fn_constructor_kwargs={"build_segmenter": build_segmenter, "max_new_tokens": config.max_new_tokens,
+                                   "prepare_row": functools.partial(fill_row, seed=config.seed)},
+            batch_size=config.batch_size, batch_format="pyarrow", compute=ray.data.ActorPoolStrategy(size=config.num_workers),
+            num_cpus=config.cpus_per_worker, num_gpus=config.gpus_per_worker or None,
+        )

@@ -88,7 +88,7 @@ def build_cards(evaluation: Evaluation) -> dict[str, list[Card]]:
 def _spread(pool: Any, count: int, shown: set[int], photo_of: Callable[[int], PhotoKey]) -> list[int]:
     """The first `count` of `pool` that are not `shown`, each of another photo as long as there are enough photos."""
     left = [int(place) for place in pool if place not in shown]
-    first_of_photo = {}
+    first_of_photo: dict[PhotoKey, int] = {}
     for place in left:
         first_of_photo.setdefault(photo_of(place), place)
     firsts = set(first_of_photo.values())

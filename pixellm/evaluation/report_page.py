@@ -49,12 +49,13 @@ def build_card(photo: Image.Image, answer: ScoredAnswer) -> Card:
         image_id=record["image_id"], question=record["question"], iou=score.iou, num_predicted=score.num_predicted, num_true=score.num_true,
         answer=color_text(record["text"], record["spans"], range(score.num_predicted)), cut_off=record["finish_reason"] == "length",
         expected=color_text(expected, expected_spans, true_colors), photo_uri=_picture(photo),
-        predicted_uri=_picture(photo, record["masks"], range(score.num_predicted)), true_uri=_picture(photo, record["true_masks"], true_colors),
+        predicted_uri=_picture(photo, record["masks"], range(score.num_predicted)),
+        true_uri=_picture(photo, record["true_masks"], true_colors),
     )
 
 
 def color_text(text: str, spans: Sequence[Sequence[int]], colors: Sequence[int]) -> str:
-    """`text` as HTML; the phrase `spans[i]` (code points) on the colour of mask `colors[i]`. A mask without a phrase is a patch of its colour."""
+    """`text` as HTML; the phrase `spans[i]` (code points) on the colour of mask `colors[i]`. A mask without a phrase is a blank patch."""
     edges = sorted({0, len(text), *(edge for span in spans for edge in span)})
     parts = []
     for position, start in enumerate(edges):
@@ -64,7 +65,8 @@ def color_text(text: str, spans: Sequence[Sequence[int]], colors: Sequence[int])
         if position + 1 < len(edges):
             stop = edges[position + 1]
             owners = [color for (begin, end), color in zip(spans, colors, strict=True) if begin <= start and stop <= end]
-            escaped = html.escape(text[start:stop])
+            shown = "".join(glyph if glyph.isprintable() or glyph.isspace() else "\ufffd" for glyph in text[start:stop])
+            escaped = html.escape(shown)  # an untrained model may write control characters
             parts.append(_mark(escaped, owners) if owners else escaped)
     return "".join(parts)
 
@@ -81,13 +83,13 @@ def build_page(report: Mapping[str, Any], cards: Mapping[str, Sequence[Card]]) -
          f"answers: {overall['num_too_few']} with too few masks, {overall['num_too_many']} with too many"),
     ]
     sections = "".join(f"<h2>{HEADINGS[heading]}</h2>{''.join(map(_card_html, some))}" for heading, some in cards.items() if some)
-    return _PAGE.replace("{style}", _STYLE).replace("{title}", html.escape(f"PixelLM on {report['shards']}")).replace("{body}", "".join([
-        f"<h1>How well does it answer?</h1><p class=facts>Model <b>{html.escape(report['model'])}</b> on <b>{html.escape(report['shards'])}</b>"
-        f" · {report['num_photos']} photos, {report['num_questions']} questions, {report['duration_s']:.0f} s"
-        " · <span class=badge>free generation</span></p>",
-        f"<div class=tiles>{''.join(f'<div><span>{name}</span><b>{value}</b><small>{note}</small></div>' for name, value, note in tiles)}</div>",
-        _table(splits), _failures(report), sections,
-    ]))
+    tiles_html = "".join(f"<div><span>{name}</span><b>{value}</b><small>{note}</small></div>" for name, value, note in tiles)
+    model, shards = html.escape(report["model"]), html.escape(report["shards"])
+    body = (f"<h1>How well does it answer?</h1><p class=facts>Model <b>{model}</b> on <b>{shards}</b>"
+            f" · {report['num_photos']} photos, {report['num_questions']} questions, {report['duration_s']:.0f} s"
+            " · <span class=badge>free generation</span></p>"
+            f"<div class=tiles>{tiles_html}</div>{_table(splits)}{_failures(report)}{sections}")
+    return _PAGE.replace("{style}", _STYLE).replace("{title}", f"PixelLM on {shards}").replace("{body}", body)
 
 
 def _card_html(card: Card) -> str:
@@ -150,7 +152,7 @@ def _mark(escaped: str, colors: Sequence[int]) -> str:
     """The first mask's colour behind the words; each further mask of the same phrase is a bar below them."""
     red, green, blue = color_of(colors[0])
     ink = "#fff" if 0.299 * red + 0.587 * green + 0.114 * blue < 95 else "#1c1e21"
-    bars = ",".join(f"inset 0 -{3 * (len(colors) - 1 - place)}px rgb{color_of(color)}" for place, color in reversed(list(enumerate(colors[1:]))))
+    bars = ",".join(f"inset 0 -{3 * height}px rgb{color_of(color)}" for height, color in enumerate(reversed(colors[1:]), start=1))
     shadow = f";box-shadow:{bars}" if bars else ""
     return f'<mark style="background:rgb({red},{green},{blue});color:{ink}{shadow}">{escaped}</mark>'
 
@@ -175,7 +177,8 @@ body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,-
 main{max-width:1080px;margin:0 auto;padding:32px 20px 64px}
 h1{margin:0;font-size:28px;line-height:1.25}h2{margin:40px 0 12px;font-size:20px}h3{margin:0;font-size:18px;font-weight:600}
 .facts{margin:8px 0 24px;color:var(--faint);overflow-wrap:anywhere}.facts b{color:var(--ink);font-weight:600}
-.badge{display:inline-block;padding:1px 9px;border:1px solid var(--line);border-radius:99px;font-size:13px;color:var(--ink);white-space:nowrap}
+.badge{display:inline-block;padding:1px 9px;border:1px solid var(--line);border-radius:99px;font-size:13px;color:var(--ink)}
+.badge{white-space:nowrap}
 .badge+.badge{margin-left:6px}.bad{color:var(--bad);border-color:currentColor}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));gap:12px}
 .tiles div,article{background:var(--card);border:1px solid var(--line);border-radius:10px}
@@ -189,7 +192,8 @@ tr:first-child th{color:var(--faint);white-space:normal;vertical-align:bottom}th
 article{padding:16px;margin-bottom:16px}header{display:flex;flex-wrap:wrap;gap:6px 16px;justify-content:space-between;align-items:baseline}
 .pictures{display:grid;grid-template-columns:repeat(3,1fr);gap:12px;margin:12px 0}
 figure{margin:0}img{display:block;width:100%;height:auto;border-radius:6px}figcaption{margin-top:4px;color:var(--faint);font-size:13px}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 14px;margin:0}dt{color:var(--faint);font-size:14px;line-height:24px}dd{margin:0}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 14px;margin:0}
+dt{color:var(--faint);font-size:14px;line-height:24px}dd{margin:0}
 mark{padding:1px 5px;border-radius:4px;-webkit-box-decoration-break:clone;box-decoration-break:clone}
 footer{margin-top:8px;color:var(--faint);font-size:12px;overflow-wrap:anywhere}
 @media(max-width:560px){.pictures{grid-template-columns:1fr 1fr}.pictures figure:first-child{grid-column:1/-1}}

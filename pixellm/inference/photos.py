@@ -5,7 +5,7 @@ import io
 from PIL import Image, UnidentifiedImageError
 
 from pixellm.errors import InputError
-from pixellm.model.processing_pixellm import upright_rgb
+from pixellm.photos import upright_rgb
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 50_000_000

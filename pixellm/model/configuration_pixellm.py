@@ -1,6 +1,6 @@
 """The architecture of PixelLM as a Hugging Face configuration. It lives with the weights; nothing about a run is in it."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -28,7 +28,7 @@ class PixelLMConfig(PreTrainedConfig):
     """
 
     model_type = "pixellm"
-    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
+    sub_configs: ClassVar = {"vision_config": AutoConfig, "text_config": AutoConfig}
 
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
@@ -60,7 +60,8 @@ class PixelLMConfig(PreTrainedConfig):
         if len(self.scale_upsampling) != self.num_scales or any(factor not in (1, 2) for factor in self.scale_upsampling):
             raise ModelError(f"scale_upsampling needs {self.num_scales} values of 1 or 2, found {list(self.scale_upsampling)}")
         if self.decoder_hidden_size % (2 * self.decoder_num_heads):
-            raise ModelError(f"decoder_hidden_size {self.decoder_hidden_size} must be a multiple of twice its {self.decoder_num_heads} heads")
+            raise ModelError(f"decoder_hidden_size {self.decoder_hidden_size} must be a multiple of twice decoder_num_heads "
+                             f"{self.decoder_num_heads}")
 
     @property
     def num_scales(self) -> int:

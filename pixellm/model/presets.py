@@ -14,7 +14,8 @@ from pixellm.model.modeling_pixellm import PixelLMForConditionalGeneration
 from pixellm.model.processing_pixellm import PixelLMImageProcessor, PixelLMProcessor
 
 TINY_CHAT_TEMPLATE = (
-    "{% for turn in messages %}{% if turn.role == 'user' %}{{ turn.content }}\n{% else %}{{ turn.content }}{{ eos_token }}{% endif %}{% endfor %}")
+    "{% for turn in messages %}{% if turn.role == 'user' %}{{ turn.content }}\n"
+    "{% else %}{{ turn.content }}{{ eos_token }}{% endif %}{% endfor %}")
 TINY_VOCABULARY = 512
 IMAGE_TOKEN = "<image>"
 
@@ -30,7 +31,8 @@ def train_tiny_tokenizer(texts: Iterable[str], num_codebook_tokens: int) -> PreT
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=TINY_VOCABULARY, special_tokens=["<pad>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+        vocab_size=TINY_VOCABULARY, special_tokens=["<pad>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False))
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", chat_template=TINY_CHAT_TEMPLATE)
     missing = TINY_VOCABULARY - len(fast)  # few texts: keep the ids of what follows the same
     fast.add_tokens([f"<unused{i}>" for i in range(missing)])
@@ -47,11 +49,13 @@ def tiny_config() -> PixelLMConfig:
     """
     num_tokens_per_scale, num_scales = 2, 2
     return PixelLMConfig(
-        vision_config=CLIPVisionConfig(hidden_size=128, intermediate_size=384, num_hidden_layers=6, num_attention_heads=4, image_size=96,
-                                       patch_size=8, projection_dim=128, hidden_act="gelu"),
-        text_config=LlamaConfig(vocab_size=TINY_VOCABULARY, hidden_size=128, intermediate_size=384, num_hidden_layers=6, num_attention_heads=4,
-                                num_key_value_heads=4, max_position_embeddings=512, initializer_range=0.08, tie_word_embeddings=False, pad_token_id=0, eos_token_id=1,
-                                bos_token_id=None),
+        vision_config=CLIPVisionConfig(
+            hidden_size=128, intermediate_size=384, num_hidden_layers=6, num_attention_heads=4, image_size=96, patch_size=8,
+            projection_dim=128, hidden_act="gelu"),
+        text_config=LlamaConfig(
+            vocab_size=TINY_VOCABULARY, hidden_size=128, intermediate_size=384, num_hidden_layers=6, num_attention_heads=4,
+            num_key_value_heads=4, max_position_embeddings=512, initializer_range=0.08, tie_word_embeddings=False, pad_token_id=0,
+            eos_token_id=1, bos_token_id=None),
         image_token_id=TINY_VOCABULARY,
         codebook_token_ids=[TINY_VOCABULARY + 1 + i for i in range(num_tokens_per_scale * num_scales)],
         num_tokens_per_scale=num_tokens_per_scale, vision_feature_layers=[-1, -4], image_tokens_per_side=6,

@@ -3,13 +3,15 @@
 Letters: B photos, Q conversations, T tokens, K targets, S side of the padded photo, M side of a mask.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import BatchFeature, ProcessorMixin
@@ -17,6 +19,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ImagesKwargs
 
 from pixellm.errors import ModelError
+from pixellm.photos import upright_rgb
 
 SEG = "{seg}"
 IGNORED_LABEL = -100
@@ -35,13 +38,13 @@ class PixelLMImagesKwargs(ImagesKwargs, total=False):
 class PixelLMImageProcessor(BaseImageProcessor):
     """Longest side to S (PIL bilinear), normalise, pad right and bottom with zeros. Photos are turned upright (EXIF) and made RGB."""
 
-    model_input_names = ["pixel_values", "resized_sizes_hw"]
+    model_input_names: ClassVar = ["pixel_values", "resized_sizes_hw"]
     valid_kwargs = PixelLMImagesKwargs
     image_size = 448
     image_tokens_per_side = 16
     mask_size = 128
-    image_mean = [0.48145466, 0.4578275, 0.40821073]
-    image_std = [0.26862954, 0.26130258, 0.27577711]
+    image_mean: ClassVar = [0.48145466, 0.4578275, 0.40821073]
+    image_std: ClassVar = [0.26862954, 0.26130258, 0.27577711]
 
     def preprocess(self, images: Image.Image | Sequence[Image.Image], **kwargs) -> BatchFeature:
         """Returns `pixel_values` (B, 3, S, S) float32, `resized_sizes_hw` and `photo_sizes_hw` (B, 2) int64 (upright)."""
@@ -73,30 +76,21 @@ class PixelLMImageProcessor(BaseImageProcessor):
         """Share of each cell of the M x M grid that a photo mask (H, W) bool covers; float32 in [0, 1], exact area average to 1/255."""
         height, width = mask.shape
         resized_height, resized_width = self.resized_size_hw(height, width)
-        canvas_height, canvas_width = height * self.image_size / resized_height, width * self.image_size / resized_width
-        canvas = np.zeros((int(np.ceil(canvas_height)), int(np.ceil(canvas_width))), np.uint8)
+        cell = self.image_size / self.mask_size
+        rows, columns = math.ceil(resized_height / cell), math.ceil(resized_width / cell)
+        box_height, box_width = rows * cell * height / resized_height, columns * cell * width / resized_width  # in photo pixels
+        canvas = np.zeros((math.ceil(box_height), math.ceil(box_width)), np.uint8)
         canvas[:height, :width] = mask * np.uint8(255)
-        grid = Image.fromarray(canvas).resize((self.mask_size, self.mask_size), Image.Resampling.BOX, box=(0, 0, canvas_width, canvas_height))
-        return np.asarray(grid, np.float32) / 255
+        grid = np.zeros((self.mask_size, self.mask_size), np.float32)
+        covered = Image.fromarray(canvas).resize((columns, rows), Image.Resampling.BOX, box=(0, 0, box_width, box_height))
+        grid[:rows, :columns] = np.asarray(covered, np.float32) / 255
+        return grid
 
     def to_photo_masks(self, mask_logits: Tensor, resized_size_hw: tuple[int, int], photo_size_hw: tuple[int, int]) -> Tensor:
         """Mask logits (K, M, M) of one photo -> logits (K, H, W) at its own size; a pixel is on where the logit is above 0."""
         height, width = resized_size_hw
         padded = F.interpolate(mask_logits.float().unsqueeze(1), (self.image_size, self.image_size), mode="bilinear", align_corners=False)
         return F.interpolate(padded[:, :, :height, :width], photo_size_hw, mode="bilinear", align_corners=False).squeeze(1)
-
-
-def upright_rgb(photo: Image.Image) -> Image.Image:
-    """Applies the EXIF orientation, then makes any mode RGB: transparency over white, 16 bits scaled to 8."""
-    photo = ImageOps.exif_transpose(photo)
-    if photo.mode == "RGB":
-        return photo
-    if photo.mode.startswith("I;16") or photo.mode == "I":
-        return Image.fromarray((np.asarray(photo).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
-    if photo.has_transparency_data:
-        rgba = photo.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return photo.convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -115,7 +109,7 @@ class TrainingConversation:
 
 @dataclass(frozen=True)
 class ParsedAnswer:
-    """A generated answer: plain `text`; `template`, the same with `{seg}` after each phrase; the phrases' spans in code points of `text`."""
+    """A generated answer: plain `text`; `template`, the same with `{seg}` after each phrase; `spans` of the phrases (code points)."""
 
     text: str
     template: str
@@ -152,20 +146,23 @@ class PixelLMProcessor(ProcessorMixin):
         answer_ids = self._tokenize(whole[len(prompt):].replace(SEG, "".join(self.codebook_tokens)))
         ids = prompt_ids + answer_ids
         if len(ids) > self.max_length:
-            raise ModelError(f"the conversation takes {len(ids)} tokens, the model allows {self.max_length}; shorten the question or the answer")
+            raise ModelError(f"the conversation takes {len(ids)} tokens, the model allows {self.max_length}; "
+                             "shorten the question or the answer")
         return ids, [IGNORED_LABEL] * len(prompt_ids) + answer_ids
 
     def collate(self, photos: Sequence[Image.Image], conversations: Sequence[TrainingConversation]) -> dict[str, Tensor]:
         """A training batch of Q conversations about B photos.
 
-        Returns pixel_values (B, 3, S, S) float32, resized_sizes_hw (B, 2), photo_index (Q,), input_ids, attention_mask and labels (Q, T),
-        target_masks and target_valid (K, M, M) float32, target_conversation (K,), all indices int64; targets in the order of their groups.
+        Returns pixel_values (B, 3, S, S) float32, resized_sizes_hw (B, 2), photo_index (Q,), input_ids, attention_mask and labels
+        (Q, T), target_masks and target_valid (K, M, M) float32, target_conversation (K,), all indices int64; targets in the order of
+        their groups.
         """
         images = self.image_processor.preprocess(photos)
         encoded = []
         for conversation in conversations:
             if conversation.answer.count(SEG) != len(conversation.target_masks):
-                raise ModelError(f"found {conversation.answer.count(SEG)} {SEG} in the answer but {len(conversation.target_masks)} target masks")
+                raise ModelError(f"found {conversation.answer.count(SEG)} {SEG} in the answer but "
+                                 f"{len(conversation.target_masks)} target masks")
             encoded.append(self.conversation_ids(conversation.question, conversation.answer))
         photo_index = torch.tensor([conversation.photo_index for conversation in conversations], dtype=torch.int64)
         sizes = [tuple(images["resized_sizes_hw"][i].tolist()) for i in photo_index.tolist()]
@@ -251,7 +248,7 @@ class PixelLMProcessor(ProcessorMixin):
 
 def phrase_start(words: str) -> int:
     """Where the noun phrase at the end of `words` begins: its last determiner, else what follows the last separator."""
-    matches = list(re.finditer(r"\b(?:the|an?|this|that|these|those|his|her|their|its|your)\b", words, re.IGNORECASE))
+    matches = list(re.finditer(r"\b(?:the|an?|every|each|this|that|these|those|his|her|their|its|your)\b", words, re.IGNORECASE))
     if matches:
         return matches[-1].start()
     separators = list(re.finditer(r"[,;:.!?]|\b(?:and|or)\b", words))

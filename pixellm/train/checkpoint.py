@@ -62,13 +62,15 @@ def checkpoint_name(step: int) -> str:
 def write_checkpoint(folder: Path, checkpoint: TrainingCheckpoint) -> None:
     """Write all files below `folder`, the manifest with their sizes and SHA-256 last."""
     folder.mkdir(parents=True, exist_ok=True)
+    moments, random_states = checkpoint.state.moments, enumerate(checkpoint.random_states)
     save_file(checkpoint.state.parameters, folder / PARAMETERS)
-    save_file({f"{moment}.{name}": value for moment in MOMENTS for name, value in checkpoint.state.moments[moment].items()}, folder / OPTIMIZER)
-    save_file({f"{rank}.{name}": value for rank, states in enumerate(checkpoint.random_states) for name, value in states.items()}, folder / RANDOM)
+    save_file({f"{moment}.{name}": value for moment in MOMENTS for name, value in moments[moment].items()}, folder / OPTIMIZER)
+    save_file({f"{rank}.{name}": value for rank, states in random_states for name, value in states.items()}, folder / RANDOM)
     (folder / PROGRESS).write_text(json.dumps(vars(checkpoint.progress), indent=1))
     (folder / POSITION).write_text(checkpoint.position.to_json())
     (folder / CONFIG).write_text(yaml.safe_dump(checkpoint.config.model_dump(mode="json"), sort_keys=False))
-    files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir()) if file.name != MANIFEST}
+    written = [file for file in sorted(folder.iterdir()) if file.name != MANIFEST]
+    files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in written}
     (folder / MANIFEST).write_text(json.dumps({"step": checkpoint.progress.step, "files": files}, indent=1))
 
 
@@ -103,7 +105,7 @@ def fetch_checkpoint(uri: str, folder: Path) -> None:
     download_folder(uri, folder)
     for name, expected in manifest["files"].items():
         if not (folder / name).is_file() or _sha256(folder / name) != expected["sha256"]:
-            raise StorageError(f"{join_uri(uri, name)} does not have the checksum of its manifest; delete that checkpoint and use an earlier one")
+            raise StorageError(f"{join_uri(uri, name)} is not what its manifest says (checksum); delete {uri} to use an earlier checkpoint")
 
 
 def read_manifest(uri: str) -> dict[str, Any]:
@@ -127,10 +129,9 @@ def checkpoint_step(uri: str) -> int:
 
 def get_random_state() -> dict[str, Tensor]:
     """States of torch, numpy and Python generators of this process as tensors."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
-    version, words, _ = random.getstate()
-    states = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.append(keys.astype(np.int64), position)),
-              "python": torch.tensor(words, dtype=torch.int64)}
+    numpy_state = np.random.get_state(legacy=False)["state"]  # type: ignore[call-overload]
+    states = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.append(numpy_state["key"].astype(np.int64), numpy_state["pos"])),
+              "python": torch.tensor(random.getstate()[1], dtype=torch.int64)}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
@@ -140,7 +141,7 @@ def set_random_state(states: dict[str, Tensor]) -> None:
     """What `get_random_state` returned."""
     torch.set_rng_state(states["torch"])
     keys = states["numpy"].numpy()
-    np.random.set_state(("MT19937", keys[:-1].astype(np.uint32), int(keys[-1])))
+    np.random.set_state({"bit_generator": "MT19937", "state": {"key": keys[:-1].astype(np.uint32), "pos": int(keys[-1])}})
     random.setstate((3, tuple(states["python"].tolist()), None))
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
@@ -151,7 +152,8 @@ def git_revision() -> str | None:
     if revision := os.environ.get("PIXELLM_GIT_REVISION"):
         return revision
     try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True)
+        command = ["git", "rev-parse", "HEAD"]
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip()

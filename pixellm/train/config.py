@@ -23,19 +23,19 @@ class DataEntry(StrictModel):
 class LearningRates(StrictModel):
     """Peak learning rate of each part of the model."""
 
-    vision_tower: float = Field(3e-4, ge=0)
-    projector: float = Field(3e-4, ge=0)
-    language_model: float = Field(3e-4, ge=0)
-    codebook: float = Field(3e-4, ge=0)
-    mask_head: float = Field(3e-4, ge=0)
+    vision_tower: float = Field(default=3e-4, ge=0)
+    projector: float = Field(default=3e-4, ge=0)
+    language_model: float = Field(default=3e-4, ge=0)
+    codebook: float = Field(default=3e-4, ge=0)
+    mask_head: float = Field(default=3e-4, ge=0)
 
 
 class LossWeights(StrictModel):
     """Weights of the three losses; the defaults are the paper's released run."""
 
-    text: float = Field(1.0, ge=0)
-    bce: float = Field(2.0, ge=0)
-    dice: float = Field(0.5, ge=0)
+    text: float = Field(default=1.0, ge=0)
+    bce: float = Field(default=2.0, ge=0)
+    dice: float = Field(default=0.5, ge=0)
 
 
 class LoraSettings(StrictModel):
@@ -57,13 +57,14 @@ class TrainConfig(StrictModel):
     run: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run, its folder below `storage`")
     storage: str = Field(description="URI that holds the folders of all runs")
     model: str = Field("tiny", description="model directory or URI; `tiny` ships with the package, `tiny-random` starts from nothing")
-    data: tuple[Annotated[DataEntry, BeforeValidator(_to_entry)], ...] = Field(min_length=1, description="shard folders, URIs or {uri, weight}")
+    data: tuple[Annotated[DataEntry, BeforeValidator(_to_entry)], ...] = Field(
+        min_length=1, description="shard folders: URIs, or {uri, weight}")
 
     steps: int = Field(gt=0, description="optimiser steps of the whole run")
     photos_per_micro_step: int = Field(8, gt=0, description="per worker")
     accumulation: int = Field(1, gt=0, description="micro-steps per optimiser step")
     max_conversations_per_photo: int = Field(3, gt=0)
-    max_rejected_share: float = Field(0.05, ge=0, le=1, description="share of rows that may be set aside before the run stops")
+    max_rejected_share: float = Field(0.05, ge=0, lt=1, description="share of rows that may be set aside before the run stops")
 
     learning_rates: LearningRates = LearningRates()
     warmup_steps: int = Field(100, ge=0)

@@ -179,12 +179,14 @@ class Engine:
         return float(torch.stack([p.grad.norm() for p in self.parameters.values() if p.grad is not None]).norm())
 
     def _check_names(self, state: TrainedState) -> None:
-        missing, unknown = sorted(self.parameters.keys() - state.parameters.keys()), sorted(state.parameters.keys() - self.parameters.keys())
+        ours, theirs = self.parameters.keys(), state.parameters.keys()
+        missing, unknown = sorted(ours - theirs), sorted(theirs - ours)
         if missing or unknown:
             raise ModelError(f"the checkpoint and this run train different parameters: {len(missing)} only here {missing[:3]}, "
-                             f"{len(unknown)} only there {unknown[:3]}; resume with the same `model`, `lora` and `frozen`, or use another `run`")
+                             f"{len(unknown)} only there {unknown[:3]}; resume with the same `model`, `lora`, `frozen`, or another `run`")
         for name, parameter in self.parameters.items():
             shape = tuple(getattr(parameter, "ds_shape", parameter.shape))
             if shape != tuple(state.parameters[name].shape):
-                raise ModelError(f"{name} is {tuple(state.parameters[name].shape)} in the checkpoint, {shape} in the model; use another `run`")
+                found = tuple(state.parameters[name].shape)
+                raise ModelError(f"{name} is {found} in the checkpoint, {shape} in the model; use another `run`")
 

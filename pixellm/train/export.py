@@ -60,7 +60,8 @@ def export_checkpoint(checkpoint_uri: str, output_uri: str, dtype: torch.dtype =
         parameters = dict(model.named_parameters())
         for name, value in checkpoint.state.parameters.items():
             if name not in parameters or parameters[name].shape != value.shape:
-                raise ModelError(f"{checkpoint_uri} holds {name} {tuple(value.shape)}, which {config.model!r} has not; export with the same base")
+                raise ModelError(f"{checkpoint_uri} holds {name} {tuple(value.shape)}, which its base {config.model!r} has not; "
+                                 f"put the model that the run started from back in its place")
             parameters[name].data.copy_(value)
         if config.lora is not None:
             merge_adapters(model.language_model)

@@ -4,13 +4,13 @@ import logging
 import math
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import ray.train
 import torch
+import transformers
 from torch import distributed
 from transformers import PreTrainedModel
 
@@ -20,12 +20,20 @@ from pixellm.model.losses import compute_losses
 from pixellm.model.processing_pixellm import PixelLMProcessor
 from pixellm.storage import join_uri, local_copy, open_filesystem
 from pixellm.train.checkpoint import (
-    RunProgress, TrainingCheckpoint, checkpoint_name, get_random_state, git_revision, read_checkpoint, set_random_state, upload_checkpoint,
-    write_checkpoint)
+    RunProgress,
+    TrainingCheckpoint,
+    checkpoint_name,
+    get_random_state,
+    git_revision,
+    read_checkpoint,
+    set_random_state,
+    upload_checkpoint,
+    write_checkpoint,
+)
 from pixellm.train.config import TrainConfig
 from pixellm.train.deepspeed import Engine
 from pixellm.train.parameters import parameter_table, select_parameters
-from pixellm.train.telemetry import Interval, Telemetry
+from pixellm.train.telemetry import Interval, Telemetry, say
 
 MODEL_INPUTS = ("pixel_values", "resized_sizes_hw", "photo_index", "input_ids", "attention_mask")
 MICRO_BATCHES_AHEAD = 4
@@ -33,13 +41,13 @@ SET_ASIDE_SHOWN = 20
 
 
 def train_worker(settings: dict) -> None:
-    """Entry point of a worker. `settings`: `config` (TrainConfig as a dict) and `base_uri`, the model directory that the run starts from."""
+    """Entry point of a worker. `settings`: `config` (TrainConfig as a dict) and `base_uri`, the model directory to start from."""
     config = TrainConfig.model_validate(settings["config"])
     TrainLoop(config, settings["base_uri"]).run()
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
-    """What the peak learning rates are multiplied by in optimiser step `step` (0-based): linear warm-up, then down to 0 at the last step."""
+    """What the peak learning rates are multiplied by in step `step` (0-based): up linearly over the warm-up, then down to 0 at `steps`."""
     if step < config.warmup_steps:
         return (step + 1) / (config.warmup_steps + 1)
     done = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
@@ -58,7 +66,8 @@ def optimiser_step(engine: Engine, batches: list[MicroBatch], config: TrainConfi
     interval = Interval(1, 0.0, 0.0, 0.0, *counts.tolist())
     scale = distributed.get_world_size()  # DeepSpeed averages gradients over workers, the losses below are shares of a global mean
     tokens, masks = max(interval.num_answer_tokens, 1), max(interval.num_masks, 1)
-    sums, times, weights = torch.zeros(3, device=engine.device), Counter[str](), config.loss_weights
+    sums, weights = torch.zeros(3, device=engine.device), config.loss_weights
+    times = {"forward": 0.0, "backward": 0.0, "optimizer": 0.0}
     for batch in batches:
         tensors = {name: value.to(engine.device, non_blocking=True) for name, value in batch.tensors.items()}
         started = time.perf_counter()
@@ -71,10 +80,12 @@ def optimiser_step(engine: Engine, batches: list[MicroBatch], config: TrainConfi
         sums += torch.stack([losses.text, losses.bce, losses.dice]).detach()
         backwarded = time.perf_counter()
         norm = engine.step(factor)
-        times.update(forward=forwarded - started, backward=backwarded - forwarded, optimizer=time.perf_counter() - backwarded)
+        times["forward"] += forwarded - started
+        times["backward"] += backwarded - forwarded
+        times["optimizer"] += time.perf_counter() - backwarded
     interval.text, interval.bce, interval.dice = sums.tolist()
     interval.gradient_norm = norm if norm is not None else 0.0
-    interval.parts_s = dict(times)
+    interval.parts_s = times
     return interval
 
 
@@ -84,14 +95,17 @@ class TrainLoop:
     def __init__(self, config: TrainConfig, base_uri: str):
         context = ray.train.get_context()
         self.config, self.rank, self.num_workers = config, context.get_world_rank(), context.get_world_size()
+        transformers.logging.disable_progress_bar()
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         torch.set_num_threads(config.torch_threads)
+        if not config.use_gpu:  # fused attention for the CPU is slow with few tokens on one side: 0.41 s a step of `tiny`, 0.33 s without
+            torch.backends.cuda.enable_flash_sdp(False)
         torch.manual_seed(config.seed + self.rank)
         np.random.seed(config.seed + self.rank)
         model, processor = load_base(base_uri)
         groups = select_parameters(model, config)
         if self.rank == 0:
-            print(parameter_table(model, groups), flush=True)
+            say(parameter_table(model, groups))
         self.saved = self._read_saved()
         self.step = self.saved.progress.step if self.saved else 0
         self.position = self.saved.position if self.saved else DataPosition()
@@ -99,7 +113,8 @@ class TrainLoop:
         row_groups = list_row_groups((entry.uri, entry.weight) for entry in config.data)
         self.rows_per_epoch = count_rows_per_epoch(row_groups)
         rows = RowStream(row_groups, config.seed, self.rank, self.num_workers, self.position)
-        collator = Collator(processor, config.photos_per_micro_step, config.max_conversations_per_photo, config.seed, config.max_rejected_share)
+        collator = Collator(
+            processor, config.photos_per_micro_step, config.max_conversations_per_photo, config.seed, config.max_rejected_share)
         self.batches = Prefetcher(collator.batches(rows), depth=MICRO_BATCHES_AHEAD)
         self._next_batch: Iterator[MicroBatch] = iter(self.batches)
         self._consumed: list[tuple[int, str]] = []
@@ -142,7 +157,7 @@ class TrainLoop:
         with tempfile.TemporaryDirectory(prefix="pixellm-resume-") as folder:
             saved = read_checkpoint(uri, Path(folder))
         if self.rank == 0:
-            print(f"resuming {self.config.run} after step {saved.progress.step} from {uri}", flush=True)
+            say(f"resuming {self.config.run} after step {saved.progress.step} from {uri}")
         return saved
 
     def _restore(self, saved: TrainingCheckpoint, batches: list[MicroBatch]) -> None:
@@ -158,7 +173,7 @@ class TrainLoop:
             for each in batch.set_aside:
                 self._num_set_aside += 1
                 if self._num_set_aside <= SET_ASIDE_SHOWN:
-                    print(f"set aside {each.key}: {each.reason}: {each.detail}", flush=True)
+                    say(f"set aside {each.key}: {each.reason}: {each.detail}")
 
     def _log(self, interval: Interval, factor: float) -> None:
         """Bring the losses (sums) and times (means) of all workers together; rank 0 writes them."""
@@ -193,7 +208,7 @@ class TrainLoop:
                              checkpoint_dir_name=checkpoint_name(self.step), checkpoint_upload_fn=self._upload,
                              delete_local_checkpoint_after_upload=False)
         self.telemetry.upload()
-        print(f"checkpoint {join_uri(self.config.run_uri, checkpoint_name(self.step))}", flush=True)
+        say(f"checkpoint {join_uri(self.config.run_uri, checkpoint_name(self.step))}")
 
     def _upload(self, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
         uri = join_uri(self.config.run_uri, name)

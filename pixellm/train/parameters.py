@@ -1,4 +1,4 @@
-"""What is trained: parts of the model by parameter name, adapters on the language model, and the table that says so at the start of a run."""
+"""What is trained: parts of the model by parameter name, adapters on the language model, and the table that says so at the start."""
 
 import re
 from collections.abc import Iterator
@@ -33,8 +33,8 @@ def part_of(name: str) -> Part:
 def select_parameters(model: nn.Module, config: TrainConfig) -> list[ParameterGroup]:
     """Adds the adapters that `config` asks for, sets `requires_grad` everywhere, and groups what is trained by part.
 
-    Not trained: parts that are frozen or at learning rate 0, the language model's own weights beside adapters, and tower layers whose output
-    nothing reads (deeper than the deepest feature layer). Every parameter in the groups receives a gradient.
+    Not trained: parts that are frozen or at learning rate 0, the language model's own weights beside adapters, and tower layers
+    whose output nothing reads (deeper than the deepest feature layer). Every parameter in the groups receives a gradient.
     """
     if config.lora is not None:
         add_adapters(model.language_model, config.lora)
@@ -66,7 +66,7 @@ def unread_tower_parameters(model: nn.Module) -> Iterator[str]:
 
 
 def parameter_table(model: nn.Module, groups: list[ParameterGroup]) -> str:
-    """One line per part: parameters, how many are trained, peak learning rate. Partitioned (ZeRO-3) sizes are not counted: build it before."""
+    """One line per part: parameters, how many are trained, peak learning rate. Build it before ZeRO-3 takes the parameters apart."""
     totals = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
         totals[part_of(name)] += parameter.numel()

@@ -3,8 +3,8 @@
 Event files are written locally and copied to storage at checkpoints and at the end, because object stores cannot append.
 """
 
+import sys
 import tempfile
-from collections import Counter
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -34,7 +34,7 @@ class Interval:
         """Take the steps of `other` in."""
         for each in fields(self):
             mine, theirs = getattr(self, each.name), getattr(other, each.name)
-            both = dict(Counter(mine) + Counter(theirs)) if isinstance(mine, dict) else mine + theirs
+            both = {name: mine.get(name, 0.0) + theirs[name] for name in theirs} if isinstance(mine, dict) else mine + theirs
             setattr(self, each.name, both)
 
     def losses(self) -> dict[str, float]:
@@ -65,7 +65,7 @@ class Telemetry:
             self._writer.add_scalar(tag, value, step)
         for name, gauge in self._gauges.items():
             gauge.set(scalars[name])
-        print(self._line(step, interval, scalars), flush=True)
+        say(self._line(step, interval, scalars))
 
     def scalars(self, interval: Interval, learning_rate_factor: float) -> dict[str, float]:
         """Every value that is recorded, by TensorBoard tag."""
@@ -86,10 +86,10 @@ class Telemetry:
     def _line(self, step: int, interval: Interval, scalars: dict[str, float]) -> str:
         left_s = (self.num_steps - step) * scalars["speed/step_s"]
         parts = " ".join(f"{name} {scalars[f'loss/{name}']:.3f}" for name in ("text", "bce", "dice"))
-        line = (f"step {step}/{self.num_steps}  loss {scalars['loss/total']:.3f} ({parts})  lr x{scalars['optimizer/learning_rate_factor']:.3f}"
-                f"  grad {scalars['optimizer/gradient_norm']:.2f}  {scalars['speed/images_per_s']:.1f} images/s"
-                f"  {scalars['speed/tokens_per_s']:.0f} tokens/s  data wait {scalars['speed/data_wait_share']:.0%}"
-                f"  {format_duration(left_s)} left")
+        line = (f"step {step}/{self.num_steps}  loss {scalars['loss/total']:.3f} ({parts})"
+                f"  lr x{scalars['optimizer/learning_rate_factor']:.3f}  grad {scalars['optimizer/gradient_norm']:.2f}"
+                f"  {scalars['speed/images_per_s']:.1f} images/s  {scalars['speed/tokens_per_s']:.0f} tokens/s"
+                f"  data wait {scalars['speed/data_wait_share']:.0%}  {format_duration(left_s)} left")
         return line + (f"  {interval.num_set_aside} set aside" if interval.num_set_aside else "")
 
     def upload(self) -> None:
@@ -105,6 +105,12 @@ class Telemetry:
             upload_folder(self._folder, self.uri)
         if self._temporary:
             self._temporary.cleanup()
+
+
+def say(text: str) -> None:
+    """A console line. Not `print`: Ray Train replaces that in its workers, and each line would come twice."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def format_duration(seconds: float) -> str:

@@ -63,13 +63,15 @@ run_job() {
     return "$status"
 }
 
-# progress_lines: of a job's output the lines that tell how far it is, without the name of the process that Ray puts before them.
+# progress_lines: of a job's output the lines that tell how far it is, without the name of the process that Ray puts before them, and
+# once where they come twice in a row (Ray Train passes on what a worker prints through two of its logs).
 progress_lines() {
     sed -u -nE \
         -e 's/\x1b\[[0-9;]*m//g; s/^\([A-Za-z:_]+ pid=[0-9]+(, ip=[^)]*)?\) //' \
-        -e '/^(step [0-9]|checkpoint |resuming |run |waiting |set aside |error:)/{s/^/        /;p}' \
-        -e '/^(prepare |evaluate: |exported |serving |question |answer )/{s/^/        /;p}' \
-        -e '/^  (rows|questions|targets|rejected rows) /{s/^/      /;p}'
+        -e '/^(step [0-9]|checkpoint |resuming |run |waiting |set aside |error:)/b show' \
+        -e '/^(prepare |evaluate: |exported |serving |question |answer |  (rows|questions|targets|rejected rows) )/b show' \
+        -e 'd' \
+        -e ':show' -e 's/^ +//; G; /^(.*)\n\1$/d; s/\n.*//; h; s/^/        /p'
 }
 
 random_hex() { od -An -N "$1" -tx1 /dev/urandom | tr -d ' \n'; }

@@ -10,7 +10,8 @@ from tests.data.rows import make_row
 
 
 def _conversation(question: str | None, *targets: list[int]) -> Conversation:
-    return Conversation(question=question, answer=" ".join(["a thing {seg}"] * len(targets)) or "None.", targets=list(targets), task="reasoning")
+    answer = " ".join(["a thing {seg}"] * len(targets)) or "None."
+    return Conversation(question=question, answer=answer, targets=list(targets), task="reasoning")
 
 
 def test_a_question_about_several_things_is_preferred(tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ def test_unreadable_photo_is_set_aside_with_its_reason(fake):
 
 
 def test_photo_that_breaks_the_model_is_set_aside_alone(fake):
-    rows = [make_row(0, conversations=[ask("fine?"), ask("also fine?")]), make_row(1, conversations=[ask("fine?"), ask("boom?")]), make_row(2)]
+    questions = [ask("fine?"), ask("also fine?")], [ask("fine?"), ask("boom?")]
+    rows = [make_row(0, conversations=questions[0]), make_row(1, conversations=questions[1]), make_row(2)]
     records = run(fake, *rows)
     assert [(record["image_id"], record["failure"]) for record in records] == [
         ("0", None), ("0", None), ("1", "RuntimeError"), ("2", None)]

@@ -81,10 +81,10 @@ def test_waiting_shows_each_state_once(capsys):
 
 
 def test_a_failed_deployment_ends_with_its_message():
-    with pytest.raises(PixelLMError, match="DEPLOY_FAILED.*no such model"):
+    with pytest.raises(PixelLMError, match=r"DEPLOY_FAILED.*no such model"):
         wait_until_running(StandInClient(details("DEPLOY_FAILED", "no such model")), "pixellm", poll_s=0)
 
 
 def test_a_deployment_that_takes_too_long_ends_with_its_message():
-    with pytest.raises(PixelLMError, match="DEPLOYING.*waiting for CPUs"):
+    with pytest.raises(PixelLMError, match=r"DEPLOYING.*waiting for CPUs"):
         wait_until_running(StandInClient(details("DEPLOYING", "waiting for CPUs")), "pixellm", timeout_s=-1, poll_s=0)

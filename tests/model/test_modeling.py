@@ -142,10 +142,12 @@ def test_contradictory_configuration_is_an_error(change, message):
 def test_other_tower_language_model_and_number_of_scales(num_scales):
     """Nothing is hard-coded: a GPT-2-shaped language model, one or three scales."""
     config = PixelLMConfig(
-        vision_config=CLIPVisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, image_size=32, patch_size=8),
+        vision_config=CLIPVisionConfig(
+            hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, image_size=32, patch_size=8),
         text_config=GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64),
         image_token_id=64, codebook_token_ids=list(range(65, 65 + 2 * num_scales)), num_tokens_per_scale=2,
-        vision_feature_layers=[-1, -2, -3][:num_scales], image_tokens_per_side=2, decoder_hidden_size=32, decoder_num_heads=4, decoder_mlp_size=64)
+        vision_feature_layers=[-1, -2, -3][:num_scales], image_tokens_per_side=2, decoder_hidden_size=32, decoder_num_heads=4,
+        decoder_mlp_size=64)
     model = PixelLMForConditionalGeneration(config).eval()
     ids = torch.tensor([[64] * 4 + [7, *config.codebook_token_ids, 8]])
     output = model(torch.randn(1, 3, 32, 32), torch.tensor([[32, 32]]), torch.tensor([0]), ids, torch.ones_like(ids))

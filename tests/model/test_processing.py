@@ -27,7 +27,8 @@ def test_pixel_values_are_the_resized_photo_then_zeros(height, width):
     assert found["photo_sizes_hw"].tolist() == [[height, width]]
     expected = np.asarray(photo.resize((resized_width, resized_height), Image.Resampling.BILINEAR), np.float64) / 255
     expected = (expected - images.image_mean) / images.image_std
-    np.testing.assert_allclose(found["pixel_values"][0, :, :resized_height, :resized_width].permute(1, 2, 0), expected, atol=1e-5)  # 5e-7 seen
+    pixels = found["pixel_values"][0, :, :resized_height, :resized_width].permute(1, 2, 0)
+    np.testing.assert_allclose(pixels, expected, atol=1e-5)  # 5e-7 seen
     assert not found["pixel_values"][0, :, resized_height:].any() and not found["pixel_values"][0, :, :, resized_width:].any()
 
 
@@ -73,14 +74,15 @@ def test_the_prompt_is_the_untrained_prefix_of_a_training_example(processor):
 
 
 def test_parsing_the_trained_answer_gives_the_answer_back(processor):
-    for answer in ("the red circle {seg} and the blue ring {seg}.", "there is none.", "{seg} here: red square {seg}, ünïcode ☃ {seg}"):
+    for answer in ("the red circle {seg} and the blue ring {seg}.", "there is none.", "here: red square {seg}, ünïcode ☃ {seg}"):
         _, labels = processor.conversation_ids("what?", answer)
         ids = [label for label in labels if label >= 0]
         parsed = processor.parse_answer(ids)
         assert parsed.template == answer
-        assert parsed.text == answer.replace(" {seg}", "").replace("{seg} ", "")
+        assert parsed.text == answer.replace(" {seg}", "")
         assert len(parsed.spans) == answer.count("{seg}")
-    parsed = processor.parse_answer([label for label in processor.conversation_ids("?", "first the red circle {seg} and blue ring {seg}.")[1] if label >= 0])
+    _, labels = processor.conversation_ids("?", "first the red circle {seg} and blue ring {seg}.")
+    parsed = processor.parse_answer([label for label in labels if label >= 0])
     assert [parsed.text[start:end] for start, end in parsed.spans] == ["the red circle", "blue ring"]
 
 
@@ -97,7 +99,7 @@ def test_a_question_cannot_smuggle_placeholders(processor):
 
 
 def test_seg_count_must_equal_the_masks(processor):
-    with pytest.raises(ModelError, match="found 1 {seg} in the answer but 0 target masks"):
+    with pytest.raises(ModelError, match=r"found 1 \{seg\} in the answer but 0 target masks"):
         processor.collate([random_photo(9, 9)], [TrainingConversation(0, "?", "it {seg}.")])
 
 
@@ -132,8 +134,9 @@ def test_every_mode_becomes_the_right_rgb(mode, left, right):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(orientation):
     upright = random_photo(5, 8)
-    inverse = {1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-               5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270}[orientation]
+    turn = Image.Transpose
+    inverse = {1: None, 2: turn.FLIP_LEFT_RIGHT, 3: turn.ROTATE_180, 4: turn.FLIP_TOP_BOTTOM, 5: turn.TRANSPOSE, 6: turn.ROTATE_90,
+               7: turn.TRANSVERSE, 8: turn.ROTATE_270}[orientation]
     stored = upright if inverse is None else upright.transpose(inverse)
     exif = Image.Exif()
     exif[0x0112] = orientation

@@ -7,7 +7,7 @@ from pixellm.model.processing_pixellm import parse_template
 
 @pytest.mark.parametrize(("template", "text", "phrases"), [
     ("the red circle {seg}.", "the red circle.", ["the red circle"]),
-    ("The red circle {seg} and the blue ring {seg} can roll.", "The red circle and the blue ring can roll.", ["The red circle", "the blue ring"]),
+    ("The dog {seg} and the blue ring {seg} can roll.", "The dog and the blue ring can roll.", ["The dog", "the blue ring"]),
     ("there are none.", "there are none.", []),
     ("the dogs {seg} {seg}.", "the dogs.", ["the dogs", "the dogs"]),
     ("{seg}", "", [""]),

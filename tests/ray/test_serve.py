@@ -29,7 +29,7 @@ def free_port() -> int:
 def server(local_ray):
     """Address of a running application: batches of up to 4, waiting 0.5 s to fill."""
     config = AppConfig(model="models/test", max_batch_size=4, batch_wait_timeout_s=0.5, max_ongoing_requests=8, max_body_mb=1,
-                       num_cpus=0.5, request_timeout_s=30, port=free_port())
+                       num_cpus=0.5, request_timeout_s=200, port=free_port())
     try:
         ray_serve.start(http_options={"host": config.host, "port": config.port})
         ray_serve.run(build_application(config, build_rule_segmenter), name=config.app_name)
@@ -39,7 +39,7 @@ def server(local_ray):
 
 
 def ask(server: str, **request) -> httpx.Response:
-    return httpx.post(f"{server}/v1/segment", timeout=30, **request)
+    return httpx.post(f"{server}/v1/segment", timeout=240, **request)
 
 
 def assert_answers(server: str) -> None:

@@ -70,7 +70,8 @@ class ShapesSource(StrictModel):
     def version(self) -> str:
         """Names the drawing rules and all that decides what is drawn and asked."""
         scenes = f"{self.first_scene}-{self.first_scene + self.num_scenes - 1}"
-        return f"shapes {DRAWING_VERSION}, seed {self.seed}, scenes {scenes}, {self.size_px} px, {self.questions_per_scene} {self.questions}"
+        asked = f"{self.questions_per_scene} {self.questions} questions"
+        return f"shapes {DRAWING_VERSION}, seed {self.seed}, scenes {scenes}, {self.size_px} px, {asked}"
 
     def build_row(self, index: int) -> Row:
         """The row of scene `index`: photo, one region per object in painter's order, questions."""
@@ -102,10 +103,8 @@ def draw_scene(seed: int, index: int, size_px: int) -> Scene:
         image += each.coverage[..., None] * (color - image)
     masks = _visible_masks(placed)
     objects = [
-        SceneObject(
-            each.color, each.shape, center_xy=tuple(float(axis.mean() + 0.5) / size_px for axis in np.nonzero(mask)[::-1]),
-            radius=each.radius / size_px, outline_area=each.outline_area / size_px**2, covers=_covered_by(place, placed, masks),
-        )
+        SceneObject(each.color, each.shape, center_xy=_center_xy(mask), radius=each.radius / size_px,
+                    outline_area=each.outline_area / size_px**2, covers=_covered_by(place, placed, masks))
         for place, (each, mask) in enumerate(zip(placed, masks, strict=True))
     ]
     return Scene(image.round().clip(0, 255).astype(np.uint8), masks, objects)
@@ -177,6 +176,12 @@ def _visible_masks(placed: list[_Placed]) -> list[np.ndarray]:
         masks.append(each.mask & ~hidden)
         hidden |= each.mask
     return masks[::-1]
+
+
+def _center_xy(mask: np.ndarray) -> tuple[float, float]:
+    """Mean of the pixel centres that are on, in shares of the width."""
+    y, x = np.nonzero(mask)
+    return float(x.mean() + 0.5) / mask.shape[1], float(y.mean() + 0.5) / mask.shape[1]
 
 
 def _covered_by(place: int, placed: list[_Placed], masks: list[np.ndarray]) -> tuple[int, ...]:

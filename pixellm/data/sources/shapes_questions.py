@@ -29,8 +29,9 @@ WORDINGS: dict[Mode, dict[str, tuple[str, ...]]] = {
         "color": ("which of these are {color}?", "what is {color}?", "find everything that is {color}.", "show me all that are {color}."),
         "not_color": ("which of these are not {color}?", "what is not {color}?", "find everything that is not {color}.",
                       "show me all that are not {color}."),
-        **{side: (f"which of these are {side} the {{object}}?", f"what is {side} the {{object}}?", f"find everything {side} the {{object}}.",
-                  f"show me all that are {side} the {{object}}.") for side in ("left of", "right of", "above", "below")},
+        **{side: (f"which of these are {side} the {{object}}?", f"what is {side} the {{object}}?",
+                  f"find everything {side} the {{object}}.", f"show me all that are {side} the {{object}}.")
+           for side in ("left of", "right of", "above", "below")},
         "largest_behind": ("which is the largest one and which is behind it?", "where is the largest one and the one behind it?",
                            "find the largest one and the one behind it.", "show me the largest one and the one behind it."),
         "largest_smallest": ("which is the largest one and which is the smallest one?", "where is the largest one and the smallest one?",
@@ -173,8 +174,9 @@ def _reasoning_candidates(objects: Sequence[SceneObject]) -> list[_Candidate]:
         _Candidate("hole", "", those(lambda each: each.shape == "ring")),
     ]
     for color in COLORS:
-        candidates.append(_Candidate("color", color, those(lambda each, color=color: each.color == color)))
-        candidates.append(_Candidate("not_color", color, those(lambda each, color=color: each.color != color)))
+        same = tuple(index for index, each in enumerate(objects) if each.color == color)
+        candidates.append(_Candidate("color", color, same))
+        candidates.append(_Candidate("not_color", color, tuple(index for index in range(len(objects)) if index not in same)))
     for reference, (axis, (before, after)) in product(objects, enumerate((("left of", "right of"), ("above", "below")))):
         offsets = [each.center_xy[axis] - reference.center_xy[axis] for each in objects]
         if all(abs(offset) >= SIDE_MARGIN for offset, each in zip(offsets, objects, strict=True) if each is not reference):

@@ -1,0 +1,68 @@
+"""One optimiser step: what the gradient is divided by, and that a saved state goes on where it was, whatever the stage."""
+
+import math
+
+import pytest
+
+from pixellm.train.loop import learning_rate_factor, optimiser_step
+from tests.train.examples import NUM_PHOTOS, build_engine, largest_difference, make_batch, make_config
+
+PHOTOS = list(range(NUM_PHOTOS))
+
+
+def gradients(config, batches):
+    """After the first step Adam's first moment is (1 - beta1) times the gradient."""
+    engine = build_engine(config)
+    interval = optimiser_step(engine, batches, config, factor=1.0)
+    state = engine.gather_state()
+    assert state.num_updates == 1
+    return {name: value / (1 - config.betas[0]) for name, value in state.moments["exp_avg"].items()}, interval
+
+
+def test_cutting_the_batch_leaves_the_gradient(process_group):
+    whole, one = gradients(make_config(), [make_batch(PHOTOS)])
+    halves, two = gradients(make_config(accumulation=2), [make_batch(PHOTOS[:2]), make_batch(PHOTOS[2:])])
+    assert (one.num_answer_tokens, one.num_masks, one.num_photos) == (two.num_answer_tokens, two.num_masks, NUM_PHOTOS)
+    assert max(float(value.abs().max()) for value in whole.values()) > 0.1
+    assert largest_difference(whole, halves) < 2e-5  # measured 3e-7: sums in another order; a mean of means differs by 0.1
+    assert one.losses() == pytest.approx(two.losses(), rel=1e-5)
+    assert one.gradient_norm == pytest.approx(two.gradient_norm, rel=1e-5)
+
+
+def test_gradient_reaches_every_parameter_that_is_promised(process_group):
+    found, _ = gradients(make_config(), [make_batch(PHOTOS)])
+    assert not [name for name, value in found.items() if not bool(value.any())]
+
+
+def test_a_batch_without_masks_trains_the_text_only(process_group):
+    found, interval = gradients(make_config(), [make_batch(PHOTOS, without_masks=True)])
+    assert interval.num_masks == 0 and interval.losses()["bce"] == 0 and interval.losses()["text"] > 0
+    assert not [name for name, value in found.items() if name.startswith("mask_head.") and bool(value.any())]
+    assert bool(found["language_model.lm_head.weight"].any())
+
+
+@pytest.mark.parametrize(("saved_stage", "loaded_stage", "precision"), [(2, 0, "fp32"), (0, 2, "fp32"), (1, 2, "bf16")])
+def test_a_state_goes_on_at_another_stage(process_group, saved_stage, loaded_stage, precision):
+    batches = [make_batch(PHOTOS[1:3])]
+    config = make_config(zero_stage=saved_stage, precision=precision)
+    engine = build_engine(config)
+    for _ in range(2):
+        optimiser_step(engine, batches, config, factor=1.0)
+    state = engine.gather_state()
+    expected = [optimiser_step(engine, batches, config, factor=1.0).text for _ in range(3)]
+
+    config = make_config(zero_stage=loaded_stage, precision=precision)
+    resumed = build_engine(config)
+    optimiser_step(resumed, batches, config, factor=0.0)
+    resumed.load_state(state)
+    assert resumed.gather_state().num_updates == state.num_updates == 2
+    assert [optimiser_step(resumed, batches, config, factor=1.0).text for _ in range(3)] == pytest.approx(expected, rel=1e-6)
+
+
+def test_learning_rate_rises_then_falls():
+    config = make_config(warmup_steps=4, steps=104)
+    factors = [learning_rate_factor(step, config) for step in range(104)]
+    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert factors[54] == pytest.approx(0.5) and 0 < factors[-1] < 0.02
+    cosine = make_config(warmup_steps=4, steps=104, decay="cosine")
+    assert learning_rate_factor(29, cosine) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))

@@ -1,0 +1,72 @@
+"""What is trained, and adapters."""
+
+import copy
+
+import pytest
+import torch
+
+from pixellm.errors import ModelError
+from pixellm.train.config import PARTS, LoraSettings
+from pixellm.train.parameters import add_adapters, merge_adapters, parameter_table, select_parameters, unread_tower_parameters
+from tests.train.examples import base_model, make_batch, make_config
+
+
+@pytest.fixture
+def model():
+    return copy.deepcopy(base_model()[0])
+
+
+def test_every_parameter_belongs_to_one_part(model):
+    groups = select_parameters(model, make_config())
+    assert [group.part for group in groups] == list(PARTS)
+    names = [name for group in groups for name in group.parameters]
+    left_out = {name for name, _ in model.named_parameters()} - set(names)
+    assert len(names) == len(set(names)) and left_out == {"vision_tower.post_layernorm.weight", "vision_tower.post_layernorm.bias"}
+
+
+def test_frozen_parts_and_unread_layers_do_not_train(model):
+    model.config.vision_feature_layers = [-3, -5]
+    groups = select_parameters(model, make_config(frozen=["language_model"], learning_rates={"projector": 0}))
+    assert [group.part for group in groups] == ["vision_tower", "codebook", "mask_head"]
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {name for group in groups for name in group.parameters}
+    assert not [name for name in trained if "encoder.layers.4." in name or "encoder.layers.5." in name]
+    assert [name for name in trained if "encoder.layers.3." in name]
+    tensors = make_batch([1, 2]).tensors
+    output = model(*(tensors[name] for name in ("pixel_values", "resized_sizes_hw", "photo_index", "input_ids", "attention_mask")))
+    (output.logits.sum() + output.mask_logits.sum()).backward()
+    assert {name for name, parameter in model.named_parameters() if parameter.grad is not None} == trained
+
+
+def test_table_names_the_sizes(model):
+    total = sum(parameter.numel() for parameter in model.parameters())
+    table = parameter_table(model, select_parameters(model, make_config(frozen=["vision_tower"])))
+    lines = {line.split()[0]: line.split()[1:] for line in table.splitlines()}
+    assert lines["vision_tower"][1:] == ["0", "-"] and lines["mask_head"][-1] == "0.001" and lines["all"][0] == f"{total:,}"
+
+
+def test_only_adapters_train_in_an_adapted_language_model(model):
+    groups = select_parameters(model, make_config(lora={"r": 2}))
+    language = next(group for group in groups if group.part == "language_model")
+    assert language.parameters and all("lora_" in name and ("q_proj" in name or "v_proj" in name) for name in language.parameters)
+    assert not list(name for name in unread_tower_parameters(model) if "encoder" in name)
+
+
+def test_merged_adapters_compute_the_same(model):
+    ids = torch.arange(12).reshape(2, 6)
+    names = {name for name, _ in model.named_parameters()}
+    add_adapters(model.language_model, LoraSettings(r=2, dropout=0.0))
+    for name, parameter in model.language_model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    model.eval()
+    with torch.no_grad():
+        adapted = model.language_model(ids).logits
+        merge_adapters(model.language_model)
+        assert {name for name, _ in model.named_parameters()} == names
+        torch.testing.assert_close(model.language_model(ids).logits, adapted, rtol=1e-4, atol=1e-5)
+
+
+def test_adapters_on_a_projection_that_is_not_there(model):
+    with pytest.raises(ModelError, match=r"query_key_value are not in the language model, its projections are .*q_proj"):
+        add_adapters(model.language_model, LoraSettings(targets=("query_key_value",)))
