@@ -12,6 +12,7 @@ help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
 
 setup: $(STAMP)  ## create .venv and install the project with pinned versions
+	@echo ".venv is up to date"
 
 $(STAMP): pyproject.toml constraints.txt platform/local/setup.sh
 	@$(RUN) platform/local/setup.sh $(PYTHON) $(STAMP)

@@ -29,6 +29,7 @@ if ! .venv/bin/python -m pip --version > /dev/null 2>&1; then
 fi
 
 echo "installing the project with its pinned dependencies into .venv (2 GB and a few minutes the first time)"
+export PYTHONWARNINGS=ignore::UserWarning  # setuptools has a page of them for an editable installation
 run .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,serve,data,dev]'
 touch "$stamp"
 echo "set-up done in $SECONDS s"

@@ -16,6 +16,15 @@ NUM_SCENES = 10
 
 
 @pytest.fixture(scope="module")
+def store_uri(s3_server):
+    """Set before Ray starts: its workers inherit the environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_server.environment.items():
+            patch.setenv(name, value)
+        yield join_uri(s3_server.uri, "train")
+
+
+@pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     uri = str(tmp_path_factory.mktemp("shards"))
     write_shards(list(ShapesSource(num_scenes=NUM_SCENES, questions_per_scene=2).read_rows()), uri, ShardOptions())
@@ -29,8 +38,8 @@ def run_job(shards, storage, **changes):
 
 
 @pytest.mark.timeout(600)
-def test_a_run_continues_with_another_number_of_workers(local_ray, shards, s3_store, tmp_path, capfd):
-    storage = join_uri(s3_store.uri, "runs")
+def test_a_run_continues_with_another_number_of_workers(store_uri, local_ray, shards, tmp_path, capfd):
+    storage = join_uri(store_uri, "runs")
     run_job(shards, storage, steps=2, num_workers=2)
     first_uri = find_latest_checkpoint(join_uri(storage, "demo"))
     assert first_uri.endswith(checkpoint_name(2))

@@ -24,7 +24,7 @@ def test_cutting_the_batch_leaves_the_gradient(process_group):
     halves, two = gradients(make_config(accumulation=2), [make_batch(PHOTOS[:2]), make_batch(PHOTOS[2:])])
     assert (one.num_answer_tokens, one.num_masks, one.num_photos) == (two.num_answer_tokens, two.num_masks, NUM_PHOTOS)
     assert max(float(value.abs().max()) for value in whole.values()) > 0.1
-    assert largest_difference(whole, halves) < 2e-5  # measured 3e-7: sums in another order; a mean of means differs by 0.1
+    assert largest_difference(whole, halves) < 2e-5  # measured 6e-7: sums in another order; a mean of means differs by 0.36
     assert one.losses() == pytest.approx(two.losses(), rel=1e-5)
     assert one.gradient_norm == pytest.approx(two.gradient_norm, rel=1e-5)
 

@@ -41,7 +41,7 @@ def test_two_workers_do_what_one_does(process_group, tmp_path):
     scale = 1 / (1 - config.betas[0])
     found = {name: saved[f"exp_avg.{name}"] * scale for name in expected.parameters}
     gradients = {name: value * scale for name, value in expected.moments["exp_avg"].items()}
-    assert largest_difference(found, gradients) < 2e-5  # GRADIENT_DIFFERENCE
+    assert largest_difference(found, gradients) < 2e-5  # measured 5e-7: sums in another order
 
     state = TrainedState({name: saved[name] for name in expected.parameters},
                          {moment: {name: saved[f"{moment}.{name}"] for name in expected.parameters} for moment in MOMENTS},

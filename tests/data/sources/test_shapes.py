@@ -10,7 +10,7 @@ from PIL import Image
 
 from pixellm.data.schema import region_rle, validate_row
 from pixellm.data.sources.shapes import COLOR_RGB, ShapesSource, _build_object, _outline, draw_scene
-from pixellm.data.sources.shapes_questions import MAX_PER_KIND, SHAPES, all_texts, make_questions
+from pixellm.data.sources.shapes_questions import COLORS, MAX_PER_KIND, SHAPES, all_texts, make_questions
 from pixellm.masks import rle_to_mask
 
 NUM_SCENES = 150
@@ -31,11 +31,10 @@ def masks_of(row):
 
 
 def targets_by(row, holds):
-    """Names of the regions for which `holds(description, centre of the visible pixels)`, from left to right."""
+    """Names of the regions for which `holds(description, centre of the visible pixels)`, by colour, then by shape."""
     centers = [np.argwhere(mask).mean(axis=0)[::-1] for mask in masks_of(row)]
-    found = [(tuple(center), region["description"]) for region, center in zip(row["regions"], centers, strict=True)
-             if holds(region["description"], center)]
-    return [name for _, name in sorted(found)]
+    found = [region["description"] for region, center in zip(row["regions"], centers, strict=True) if holds(region["description"], center)]
+    return [name for color in COLORS for shape in SHAPES if (name := f"{color} {shape}") in found]
 
 
 def named_in(answer):
@@ -111,7 +110,7 @@ def test_rows_are_valid_and_names_unique(rows, naming_rows):
         assert len({conversation["question"] for conversation in row["conversations"]}) == len(row["conversations"])
         for conversation in row["conversations"]:
             assert conversation["answer"].count("{seg}") == len(conversation["targets"])
-            # Every phrase names its own target, and they go from left to right.
+            # Every phrase names its own target, in the order of colours and shapes.
             assert named_in(conversation["answer"]) == [names[target] for (target,) in conversation["targets"]]
             chosen = [names[target] for (target,) in conversation["targets"]]
             assert chosen == targets_by(row, lambda name, _, chosen=chosen: name in chosen)
