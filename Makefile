@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 RUN := exec setpriv --pdeathsig TERM bash
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-slow check clean
+.PHONY: help setup demo serve pretrain test test-slow check clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -22,6 +22,9 @@ demo: $(STAMP)  ## from annotations to a served mask on this machine: store, Ray
 
 serve: $(STAMP)  ## serve the model that the demo trained, until Ctrl-C
 	@$(RUN) platform/local/serve.sh
+
+pretrain: $(STAMP)  ## make the `tiny` checkpoint that ships with the package again (about half an hour)
+	@$(RUN) platform/local/pretrain.sh
 
 test: $(STAMP)  ## run the tests (ARGS="…" goes to pytest)
 	@$(RUN) platform/local/test.sh $(ARGS)

@@ -1,6 +1,6 @@
 """The architecture of PixelLM as a Hugging Face configuration. It lives with the weights; nothing about a run is in it."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -20,7 +20,7 @@ class PixelLMConfig(PreTrainedConfig):
             (`codebook`), so they may lie inside or beyond the language model's tables.
         num_tokens_per_scale: N.
         vision_feature_layers: indices into the tower's hidden states, deepest first; their number is L.
-        scale_upsampling: side of each scale's grid as a multiple of the patch grid (1 or 2).
+        scale_upsampling: side of each scale's grid as a multiple of the patch grid, 1 or 2 each; default 1, 2, 2 …
         image_tokens_per_side: the deepest features are pooled to this side before they enter the language model.
         mask_padding: hide the padded patches from the tower and the language model.
         mask_channels: width of the dot product between a mask token and the upscaled features.
@@ -30,13 +30,13 @@ class PixelLMConfig(PreTrainedConfig):
     model_type = "pixellm"
     sub_configs: ClassVar = {"vision_config": AutoConfig, "text_config": AutoConfig}
 
-    vision_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
+    vision_config: Any = None
+    text_config: Any = None
     image_token_id: int = 32000
     codebook_token_ids: list[int] | tuple[int, ...] = (32001, 32002, 32003, 32004, 32005, 32006)
     num_tokens_per_scale: int = 3
     vision_feature_layers: list[int] | tuple[int, ...] = (-2, -11)
-    scale_upsampling: list[int] | tuple[int, ...] | None = None
+    scale_upsampling: list[int] | tuple[int, ...] = ()
     image_tokens_per_side: int = 16
     mask_padding: bool = True
     fusion: Literal["linear", "mean"] = "linear"
@@ -50,7 +50,7 @@ class PixelLMConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         self.vision_config = _sub_config(self.vision_config, "clip_vision_model")
         self.text_config = _sub_config(self.text_config, "llama")
-        if self.scale_upsampling is None:
+        if not self.scale_upsampling:
             self.scale_upsampling = [1] + [2] * (self.num_scales - 1)
         super().__post_init__(**kwargs)
         num_ids = self.num_scales * self.num_tokens_per_scale

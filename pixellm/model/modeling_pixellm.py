@@ -18,12 +18,12 @@ from pixellm.model.configuration_pixellm import PixelLMConfig
 from pixellm.model.pixel_decoder import FourierPosition, LayerNorm2d, PixelDecoder
 
 
-@dataclass
-class PhotoFeatures(ModelOutput):
+@dataclass(frozen=True)
+class PhotoFeatures:
     """What the vision tower says of B photos: `image_embeds` (B, I, D) for the language model, `scale_features` L x (B, P, D_v)."""
 
-    image_embeds: Tensor | None = None
-    scale_features: tuple[Tensor, ...] | None = None
+    image_embeds: Tensor
+    scale_features: tuple[Tensor, ...]
 
 
 @dataclass

@@ -25,7 +25,7 @@ SEG = "{seg}"
 IGNORED_LABEL = -100
 
 
-class PixelLMImagesKwargs(ImagesKwargs, total=False):
+class PixelLMImagesKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
     """`image_size`: S, the side of the square that a photo is padded to. `mask_size`: M. `image_mean`, `image_std`: of RGB in [0, 1]."""
 
     image_size: int
@@ -205,7 +205,7 @@ class PixelLMProcessor(ProcessorMixin):
         text = decoded.lstrip()
         ends = [max(0, end - (len(decoded) - len(text))) for end in ends]
         template, previous = "", 0
-        spans = []
+        spans: list[tuple[int, int]] = []
         for end in ends:
             template += text[previous:end] + (f" {SEG}" if end else SEG)
             start = previous + phrase_start(text[previous:end])
@@ -258,7 +258,8 @@ def phrase_start(words: str) -> int:
 
 def parse_template(template: str) -> tuple[str, list[tuple[int, int]]]:
     """An answer with `{seg}` after each phrase -> its plain text, and the span of each `{seg}`'s phrase in code points of that text."""
-    text, spans = "", []
+    text = ""
+    spans: list[tuple[int, int]] = []
     *parts, rest = template.replace(f" {SEG}", SEG).split(SEG)
     for part in parts:
         start = len(text) + phrase_start(part)

@@ -31,6 +31,8 @@ start_ray() {
     SERVE_PORT=$((BASE_PORT + 20))
     PIXELLM_GIT_REVISION=$(git -C "$ROOT" rev-parse --verify --quiet HEAD 2> /dev/null || true)  # a job's copy of the tree has no .git
     export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 PYTHONUNBUFFERED=1 PIXELLM_GIT_REVISION
+    unset RAY_ADDRESS
+    export RAY_API_SERVER_ADDRESS=$RAY_API  # without it, parts of Ray Train look for a cluster and stumble over a second one
     RAY_AUTH_TOKEN=$(random_hex 20)
     export RAY_AUTH_TOKEN AUTOSCALER_METRIC_PORT=$((port + 1)) DASHBOARD_METRIC_PORT=$((port + 2))
     spawn ray start --head --block --disable-usage-stats --log-style=record --log-color=false --temp-dir="$RUN_DIR/ray" \
@@ -61,6 +63,27 @@ run_job() {
     wait "$submit" || status=$?
     wait "$follower" || true
     return "$status"
+}
+
+# stage TITLE COMMAND…: one of NUM_STAGES steps, with its time.
+stage_number=0
+stage() {
+    local title=$1 stage_started=$EPOCHREALTIME
+    shift
+    stage_number=$((stage_number + 1))
+    say "[$stage_number/$NUM_STAGES] $title"
+    "$@"
+    say "        done in $(seconds_since "$stage_started") s"
+}
+
+# job NAME MODULE arguments…: a job on the cluster, with its whole output in OUTPUT/logs/NAME.log.
+job() {
+    local log=$OUTPUT/logs/$1.log module=$2
+    shift 2
+    if ! run_job "$log" python -m "$module" "$@"; then
+        tail -n 30 "$log" >&2
+        die "$module failed; its whole output is in $log"
+    fi
 }
 
 # progress_lines: of a job's output the lines that tell how far it is, without the name of the process that Ray puts before them, and

@@ -10,27 +10,6 @@ RUN=s3://pixellm/runs/shapes
 MODEL=s3://pixellm/models/tiny
 REPORTS=s3://pixellm/reports
 NUM_STAGES=10
-stage_number=0
-
-# stage TITLE COMMAND…: one step, with its time.
-stage() {
-    local title=$1 stage_started=$EPOCHREALTIME
-    shift
-    stage_number=$((stage_number + 1))
-    say "[$stage_number/$NUM_STAGES] $title"
-    "$@"
-    say "        done in $(seconds_since "$stage_started") s"
-}
-
-# job NAME MODULE arguments…: a job on the cluster, with its whole output in demo-output/logs/NAME.log.
-job() {
-    local log=$OUTPUT/logs/$1.log module=$2
-    shift 2
-    if ! run_job "$log" python -m "$module" "$@"; then
-        tail -n 30 "$log" >&2
-        die "$module failed; its whole output is in $log"
-    fi
-}
 
 # figures NAME: gIoU and cIoU of demo-output/NAME/report.json.
 figures() {

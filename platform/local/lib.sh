@@ -39,6 +39,7 @@ begin_run() {
 
 end_run() {
     trap '' HUP INT TERM
+    (($1 <= 128)) || say "stopping everything" 2> /dev/null || true
     stop_run "$RUN_DIR" 2> /dev/null  # hides bash's notes that its children were killed
     exit "$1"
 }
@@ -59,17 +60,17 @@ run_processes() {
     } | cut -d / -f 3 | sort -u
 }
 
-# stop_run RUN_DIR: ends all processes of the run and removes its folder. The store may close its files (5 s); nothing else has
-# anything to save. Processes that appear meanwhile are found by looking again until there are none.
+# stop_run RUN_DIR: ends all processes of the run and removes its folder. The store gets 2 s to close its files (killed, it loses nothing
+# that it has acknowledged either); nothing else has anything to save. Processes that appear meanwhile are found by looking again.
 stop_run() {
-    local run_dir=$1 attempt pid port
+    local run_dir=$1 attempt pid port store_deadline=$((SECONDS + 2))
     local -a pids=()
     [[ -d $run_dir ]] || return 0
     for ((attempt = 0; attempt < 100; attempt++)); do
         mapfile -t pids < <(run_processes "$run_dir")
         ((${#pids[@]})) || break
         for pid in "${pids[@]}"; do
-            if ((attempt < 25)) && [[ $(cat "/proc/$pid/comm" 2> /dev/null) == weed ]]; then
+            if ((SECONDS < store_deadline)) && [[ $(cat "/proc/$pid/comm" 2> /dev/null) == weed ]]; then
                 ((attempt)) || kill -TERM "$pid" 2> /dev/null || true
             else
                 kill -KILL "$pid" 2> /dev/null || true
