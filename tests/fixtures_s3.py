@@ -43,6 +43,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Store]:
     command = [
         weed, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-bucket={BUCKET}", "-admin.ui=false", "-webdav=false",
         "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", f"-s3.port={s3_port}",
+        f"-s3.localSocket={folder}/s3.sock", f"-filer.localSocket={folder}/filer.sock",
         *(f"-{name}={port}" for name, port in zip(names, others, strict=True)),
     ]
     with (folder / "weed.log").open("w") as log:

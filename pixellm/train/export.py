@@ -27,7 +27,7 @@ Trained for {step} optimiser steps by {num_workers} workers, starting from `{mod
 ```python
 from pixellm.inference.segmenter import Segmenter
 
-segmenter = Segmenter.from_pretrained("{uri}")
+segmenter = Segmenter.from_pretrained("path or URI of this folder")
 print(segmenter.segment([photo], ["Which of these can roll?"])[0].text)
 ```
 
@@ -68,15 +68,15 @@ def export_checkpoint(checkpoint_uri: str, output_uri: str, dtype: torch.dtype =
         written = Path(folder) / "model"
         model.to(dtype).save_pretrained(written)
         processor.save_pretrained(written)
-        (written / "README.md").write_text(_model_card(checkpoint, output_uri))
+        (written / "README.md").write_text(_model_card(checkpoint))
         (written / "training.json").write_text(json.dumps({"run": config.run, **vars(checkpoint.progress)}, indent=1))
         upload_folder(written, output_uri)
     return checkpoint
 
 
-def _model_card(checkpoint: TrainingCheckpoint, uri: str) -> str:
+def _model_card(checkpoint: TrainingCheckpoint) -> str:
     progress, config = checkpoint.progress, checkpoint.config
-    values = {"run": config.run, "step": str(progress.step), "num_workers": str(progress.num_workers), "model": config.model, "uri": uri,
+    values = {"run": config.run, "step": str(progress.step), "num_workers": str(progress.num_workers), "model": config.model,
               "revision": f", code revision `{progress.git_revision}`" if progress.git_revision else "",
               "config": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)}
     card = CARD

@@ -44,10 +44,10 @@ end_run() {
     exit "$1"
 }
 
-# spawn COMMAND…: starts it in the background and sets SPAWNED to its process id. The kernel kills it when this script dies; what it
-# starts in turn carries the run's mark in its environment, by which `run_processes` finds it.
+# spawn COMMAND…: starts it in the background, in a session of its own, and sets SPAWNED to its process id. The kernel kills it when
+# this script dies; what it starts in turn carries the run's mark in its environment, by which `run_processes` finds it.
 spawn() {
-    PIXELLM_RUN_DIR=$RUN_DIR setpriv --pdeathsig KILL "$@" < /dev/null 8>&- 9>&- &
+    PIXELLM_RUN_DIR=$RUN_DIR setsid setpriv --pdeathsig KILL "$@" < /dev/null 8>&- 9>&- &
     SPAWNED=$!
 }
 

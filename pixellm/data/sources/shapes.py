@@ -57,6 +57,7 @@ class ShapesSource(StrictModel):
     size_px: int = Field(96, ge=48)
     questions: Literal["naming", "reasoning"] = "reasoning"
     questions_per_scene: int = Field(6, ge=1)
+    colors_per_scene: int = Field(len(COLORS), ge=1, le=len(COLORS), description="few: a colour alone does not tell which object is meant")
 
     def read_rows(self) -> Iterator[Row | RejectedRow]:
         """Yields one row per scene; a drawn scene is never rejected."""
@@ -71,11 +72,12 @@ class ShapesSource(StrictModel):
         """Names the drawing rules and all that decides what is drawn and asked."""
         scenes = f"{self.first_scene}-{self.first_scene + self.num_scenes - 1}"
         asked = f"{self.questions_per_scene} {self.questions} questions"
-        return f"shapes {DRAWING_VERSION}, seed {self.seed}, scenes {scenes}, {self.size_px} px, {asked}"
+        drawn = f"{self.size_px} px, {self.colors_per_scene} colours"
+        return f"shapes {DRAWING_VERSION}, seed {self.seed}, scenes {scenes}, {drawn}, {asked}"
 
     def build_row(self, index: int) -> Row:
         """The row of scene `index`: photo, one region per object in painter's order, questions."""
-        scene = draw_scene(self.seed, index, self.size_px)
+        scene = draw_scene(self.seed, index, self.size_px, self.colors_per_scene)
         rng = np.random.default_rng([self.seed, index, 1])
         png = io.BytesIO()
         Image.fromarray(scene.image).save(png, format="PNG")
@@ -91,12 +93,12 @@ class ShapesSource(StrictModel):
         )
 
 
-def draw_scene(seed: int, index: int, size_px: int) -> Scene:
+def draw_scene(seed: int, index: int, size_px: int, num_colors: int = len(COLORS)) -> Scene:
     """Scene `index` of `seed`: 2 to 6 objects with different names, each with at least 60 % of its own area visible."""
     rng = np.random.default_rng([seed, index, 0])
     placed: list[_Placed] = []
     while len(placed) < 2:
-        placed = _place_objects(int(rng.integers(2, 7)), size_px, rng)
+        placed = _place_objects(int(rng.integers(2, 7)), num_colors, size_px, rng)
     image = _draw_background(size_px, rng)
     for each in placed:
         color = np.array(COLOR_RGB[each.color]) + rng.integers(-12, 13, 3) + rng.normal(0, 3, (size_px, size_px, 1))
@@ -110,9 +112,11 @@ def draw_scene(seed: int, index: int, size_px: int) -> Scene:
     return Scene(image.round().clip(0, 255).astype(np.uint8), masks, objects)
 
 
-def _place_objects(count: int, size_px: int, rng: np.random.Generator) -> list[_Placed]:
+def _place_objects(count: int, num_colors: int, size_px: int, rng: np.random.Generator) -> list[_Placed]:
     """Tries each object at several places; one that would hide too much of another is left out."""
-    names = rng.permutation(len(COLORS) * len(SHAPES))[:count]
+    names = rng.permutation(len(COLORS) * len(SHAPES))
+    colors = list(dict.fromkeys(name // len(SHAPES) for name in names))[:num_colors]
+    names = [name for name in names if name // len(SHAPES) in colors][:count]
     has_leader = rng.random() < LEADER_SHARE
     placed: list[_Placed] = []
     centers: list[np.ndarray] = []

@@ -116,6 +116,13 @@ def test_rows_are_valid_and_names_unique(rows, naming_rows):
             assert chosen == targets_by(row, lambda name, _, chosen=chosen: name in chosen)
 
 
+@pytest.mark.parametrize("num_colors", [1, 2])
+def test_few_colors_leave_it_to_the_shape(num_colors):
+    scenes = [draw_scene(1, index, 96, num_colors) for index in range(30)]
+    assert all(len({each.color for each in scene.objects}) <= num_colors for scene in scenes)
+    assert len({each.color for scene in scenes for each in scene.objects}) == len(COLORS)
+
+
 def test_visible_share_of_every_object():
     for index in range(80):
         for scene_object, mask in zip((scene := draw_scene(9, index, 96)).objects, scene.masks, strict=True):
