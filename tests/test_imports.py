@@ -44,7 +44,7 @@ ENOUGH = {
     "pixellm.storage": {"boto3", "botocore", "pyarrow"},
     "pixellm.data.prompts": {"numpy"},
     "pixellm.evaluation.metrics": {"numpy", "scipy", "pycocotools"},
-    "pixellm.model": {"numpy", "PIL", "torch", "transformers", "tokenizers", "huggingface_hub"},
+    "pixellm.model": {"numpy", "PIL", "torch", "transformers", "safetensors", "tokenizers", "huggingface_hub"},
     "pixellm.train.config": {"pydantic"},
     "serve.config": {"pydantic"},
     "serve.schemas": {"pydantic"},

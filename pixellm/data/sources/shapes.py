@@ -114,9 +114,9 @@ def draw_scene(seed: int, index: int, size_px: int, num_colors: int = len(COLORS
 
 def _place_objects(count: int, num_colors: int, size_px: int, rng: np.random.Generator) -> list[_Placed]:
     """Tries each object at several places; one that would hide too much of another is left out."""
-    names = rng.permutation(len(COLORS) * len(SHAPES))
-    colors = list(dict.fromkeys(name // len(SHAPES) for name in names))[:num_colors]
-    names = [name for name in names if name // len(SHAPES) in colors][:count]
+    order = rng.permutation(len(COLORS) * len(SHAPES)).tolist()
+    colors = list(dict.fromkeys(name // len(SHAPES) for name in order))[:num_colors]
+    names = [name for name in order if name // len(SHAPES) in colors][:count]
     has_leader = rng.random() < LEADER_SHARE
     placed: list[_Placed] = []
     centers: list[np.ndarray] = []

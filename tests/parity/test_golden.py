@@ -1,0 +1,71 @@
+"""The released model's numbers, and what a checkpoint that does not fit is told."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pixellm.errors import ModelError
+from pixellm.model import PixelLMForConditionalGeneration
+from pixellm.model.conversion import OFFICIAL, convert_official, resize_position_table, resize_shifted_position_table, translate
+from tests.parity.check_golden import convert, measure, over_tolerance, write_official
+
+
+@pytest.mark.parametrize("name", ["a", "b", "e"])
+def test_every_key_and_loss_agrees(shared_dir, name):
+    errors = measure(shared_dir / "golden" / name)
+    assert len(errors) >= 20 and not over_tolerance(errors), errors
+
+
+def test_round_trip_through_our_own_form(shared_dir, tmp_path):
+    meta = json.loads((shared_dir / "golden" / "a" / "meta.json").read_text())
+    model = convert(meta, tmp_path / "converted")
+    model.save_pretrained(tmp_path / "saved")
+    loaded = PixelLMForConditionalGeneration.from_pretrained(tmp_path / "saved")
+    for (name, tensor), (other_name, other) in zip(model.state_dict().items(), loaded.state_dict().items(), strict=True):
+        assert name == other_name and torch.equal(tensor, other), name
+
+
+def test_what_does_not_fit_is_listed_before_anything_is_written(shared_dir, tmp_path):
+    meta = json.loads((shared_dir / "golden" / "b" / "meta.json").read_text())
+    write_official(meta, tmp_path / "official", tmp_path / "tower")
+    file = tmp_path / "official" / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.mask_decoder.level_embed.weight"]
+    tensors["model.surprise.weight"] = torch.zeros(1)
+    tensors["model.norm.weight"] = torch.zeros(3)
+    save_file(tensors, file)
+    with pytest.raises(ModelError) as error:
+        convert_official(tmp_path / "official", tmp_path / "tower", tmp_path / "out", meta["seg_ids"], meta["tokens_per_scale_N"])
+    for said in ("missing: mask_head.decoder.level_embed", "not known: model.surprise.weight", "norm.weight is [3], expected [64]"):
+        assert said in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bin_shards_are_read_as_tensors_only(shared_dir, tmp_path):
+    meta = json.loads((shared_dir / "golden" / "b" / "meta.json").read_text())
+    write_official(meta, tmp_path / "official", tmp_path / "tower")
+    file = tmp_path / "official" / "model.safetensors"
+    names = sorted(tensors := load_file(file))
+    for shard, half in enumerate((names[::2], names[1::2]), 1):
+        torch.save({name: tensors[name] for name in half}, tmp_path / "official" / f"pytorch_model-{shard:05d}-of-00002.bin")
+    expected = convert_official(tmp_path / "official", tmp_path / "tower", tmp_path / "one", meta["seg_ids"], meta["tokens_per_scale_N"])[1]
+    file.unlink()
+    convert_official(tmp_path / "official", tmp_path / "tower", tmp_path / "two", meta["seg_ids"], meta["tokens_per_scale_N"])
+    one, two = (load_file(tmp_path / folder / "model-00001.safetensors") for folder in ("one", "two"))
+    assert one.keys() == two.keys() == expected.read.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_position_tables():
+    """Row 0 is CLS in the right way, the last row in the released one; a table of the same side stays as it is."""
+    table = torch.from_numpy(np.random.default_rng(0).normal(size=(17, 3)).astype(np.float32))
+    assert torch.equal(resize_position_table(table, 4), table) and torch.equal(resize_shifted_position_table(table, 4), table)
+    assert torch.equal(resize_position_table(table, 8)[0], table[0]) and torch.equal(resize_shifted_position_table(table, 8)[-1], table[-1])
+    assert resize_position_table(table, 8).shape == (65, 3)
+
+
+def test_the_hypernetworks_layers_are_counted_with_their_activations():
+    assert translate("model.mask_decoder.output_hypernetworks_mlps.0.layers.2.bias", OFFICIAL) == "mask_head.decoder.hypernetwork.4.bias"
+    assert translate("model.unheard_of", OFFICIAL) is None
