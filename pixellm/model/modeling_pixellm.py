@@ -99,8 +99,8 @@ class PixelLMPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Initial values of what is ours; tower and language model bring their own.
 
-        Xavier instead of torch's default, and learned tokens of 0.1: with prompts a tenth as large as the learned tokens beside them
-        (the default), the decoder hardly learns from what it is asked (docs/log.md).
+        Xavier instead of torch's default, and learned tokens of 0.1: with torch's defaults and tokens of 1 the
+        decoder learns more slowly from what it is asked (docs/log.md).
         """
         if isinstance(module, Codebook):
             for rows in (module.input_rows, module.output_rows):

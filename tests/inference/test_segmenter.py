@@ -45,7 +45,7 @@ def test_a_batch_answers_as_each_question_alone(eager):
         alone = generate(model, *prompts(model, processor, [photo], [question]), eos, 40)[0]
         assert alone.token_ids == answer.token_ids and alone.finish_reason == answer.finish_reason
         for state, other in zip(answer.states, alone.states, strict=True):
-            torch.testing.assert_close(state, other, atol=1e-4, rtol=0)  # 5e-6 seen
+            torch.testing.assert_close(state, other, atol=1e-4, rtol=0)  # 4e-6 seen
 
 
 @torch.no_grad()
@@ -60,7 +60,7 @@ def test_kept_states_are_those_of_a_full_forward(eager):
     mask = torch.cat((attention_mask, torch.ones(1, len(answer.token_ids), dtype=torch.int64)), 1)
     output = model(images["pixel_values"], images["resized_sizes_hw"], torch.tensor([0]), whole, mask)
     states, _ = model.codebook_states(output.hidden_states, whole)
-    torch.testing.assert_close(torch.stack(answer.states), states, atol=1e-4, rtol=0)  # 6e-6 seen
+    torch.testing.assert_close(torch.stack(answer.states), states, atol=1e-4, rtol=0)  # 4e-6 seen
     predicted = output.logits[0, input_ids.shape[1] - 1:-1].clone()
     never = [*model.config.codebook_token_ids[1:], model.config.image_token_id]
     predicted[:, never] = -torch.inf
@@ -112,12 +112,12 @@ def test_bad_questions_and_lengths_are_clear_errors(eager):
 
 
 @pytest.mark.parametrize(("data", "code"), [
-    (b"", "photo_format"), (b"GIF89a", "photo_format"), (b"\xff\xd8\xff\xe0 nothing", "photo_format"),
-    (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + b"\x00" * 20, "photo_unreadable")])
+    (b"", "photo_format"), (b"GIF89a", "photo_format"), (b"\xff\xd8\xff\xe0 nothing", "photo_unreadable"),
+    (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + b"\x00" * 20, "photo_format")])
 def test_bytes_that_are_not_a_photo(data, code):
     with pytest.raises(InputError) as error:
         load_photo(data)
-    assert error.value.code in (code, "photo_format", "photo_unreadable")
+    assert error.value.code == code
 
 
 def test_pixels_are_counted_from_the_header(tmp_path):

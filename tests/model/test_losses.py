@@ -41,7 +41,7 @@ def test_dice_equals_the_released_formula_over_valid_pixels(masks):
     p, t = sigmoid(logits) * valid, targets * valid
     expected = 1 - (2 * (p * t).sum((1, 2)) / 1000 + 1e-6) / (p.sum((1, 2)) / 1000 + t.sum((1, 2)) / 1000 + 1e-6)
     found = dice(*(torch.from_numpy(each) for each in masks[:3]))
-    np.testing.assert_allclose(found, expected, atol=1e-5)  # 1e-7 seen
+    np.testing.assert_allclose(found, expected, atol=1e-5)  # 6e-8 seen
 
 
 def test_ignored_pixels_have_no_gradient(masks):

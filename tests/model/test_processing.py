@@ -28,7 +28,7 @@ def test_pixel_values_are_the_resized_photo_then_zeros(height, width):
     expected = np.asarray(photo.resize((resized_width, resized_height), Image.Resampling.BILINEAR), np.float64) / 255
     expected = (expected - images.image_mean) / images.image_std
     pixels = found["pixel_values"][0, :, :resized_height, :resized_width].permute(1, 2, 0)
-    np.testing.assert_allclose(pixels, expected, atol=1e-5)  # 5e-7 seen
+    np.testing.assert_allclose(pixels, expected, atol=1e-5)  # 3e-7 seen
     assert not found["pixel_values"][0, :, resized_height:].any() and not found["pixel_values"][0, :, :, resized_width:].any()
 
 
@@ -42,7 +42,7 @@ def test_a_mask_survives_the_grid_and_back(height, width):
     assert covered_pixels == pytest.approx(mask.sum(), rel=0.02)  # 0.012 seen: sides are rounded to whole resized pixels
     logits = (grid - 0.5) * 10
     back = images.to_photo_masks(_tensor(logits), images.resized_size_hw(height, width), (height, width))[0].numpy() > 0
-    assert (back & mask).sum() / (back | mask).sum() > 0.93  # 0.95 is the worst seen: the grid's cells are coarse
+    assert (back & mask).sum() / (back | mask).sum() > 0.95  # 0.970 is the worst seen: the grid's cells are coarse
 
 
 def _tensor(grid):

@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 import re
+from abc import abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,21 +35,21 @@ class InstancesSource(ReferringOptions):
     seed: int = 0
 
     @property
+    @abstractmethod
     def source_name(self) -> str:
         """The `source` column of the rows."""
-        raise NotImplementedError
 
+    @abstractmethod
     def build_categories(self, entries: list[dict[str, Any]]) -> dict[int, Category]:
         """Categories by their id, from the `categories` of the file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def may_be_absent(self, image: Mapping[str, Any]) -> set[int]:
         """Category ids that are absent from the photo unless an annotation names them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def not_exhaustive(self, image: Mapping[str, Any]) -> set[int]:
         """Category ids of which the photo has more than is marked: nobody may ask for "every …" of them."""
-        raise NotImplementedError
 
     def num_rows(self) -> int:
         """Photos in the annotation file."""
