@@ -1,31 +1,31 @@
-"""A released PixelLM checkpoint -> our model directory, tensor by tensor.
+"""Weights of others -> our model directory: a released PixelLM checkpoint (same outputs), or a LLaVA one (a start for training).
 
-Names are translated by tables of rules; every tensor is used or in the list of the deliberately unused ones. Tensors are read and
-written one at a time, so memory holds one shard of the output, never the model.
+Names are translated by tables of rules; every tensor is used or in the list of the deliberately unused ones.
 """
 
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import CLIPVisionConfig, LlamaConfig
+from transformers import AutoConfig
 
 from pixellm.errors import ModelError
 from pixellm.model.configuration_pixellm import PixelLMConfig
 from pixellm.model.modeling_pixellm import PixelLMForConditionalGeneration
+from pixellm.model.tensor_plan import Plan, Rules, TensorSource, list_tensors
+from pixellm.settings import StrictModel
 
-OUTPUT_SHARD_BYTES = 1 << 30
-INDEX_NAME = "model.safetensors.index.json"
-
-Rules = tuple[tuple[str, str], ...]
+IMAGE_SIZE, IMAGE_TOKENS_PER_SIDE = 448, 16
+FEATURE_LAYERS = (-2, -11)
+# The released weights were trained on photos normalised as for Segment Anything, not as their tower was.
+OFFICIAL_IMAGE_STATISTICS = {"image_mean": [value / 255 for value in (123.675, 116.28, 103.53)],
+                             "image_std": [value / 255 for value in (58.395, 57.12, 57.375)]}
 
 LANGUAGE_MODEL: Rules = (
     (r"model\.embed_tokens\.weight", "language_model.model.embed_tokens.weight"),
@@ -62,6 +62,24 @@ OFFICIAL_UNUSED = {
     r"model\.vision_tower\..*": "the vision tower is read from its own folder",
 }
 
+# The HF form of LLaVA, before and after transformers moved its parts below `model.`; `vision_model.` was dropped later.
+LLAVA_HF: Rules = (
+    (r"language_model\.model\.(embed_tokens\.weight|layers\..*|norm\.weight)", r"language_model.model.\1"),
+    (r"model\.language_model\.(embed_tokens\.weight|layers\..*|norm\.weight)", r"language_model.model.\1"),
+    (r"(?:language_model\.)?lm_head\.weight", "language_model.lm_head.weight"),
+    (r"(?:model\.)?vision_tower\.(?:vision_model\.)?((?:embeddings|pre_layrnorm|encoder|post_layernorm)\..*)", r"vision_tower.\1"),
+    (r"(?:model\.)?multi_modal_projector\.linear_1\.(.*)", r"projector.0.\1"),
+    (r"(?:model\.)?multi_modal_projector\.linear_2\.(.*)", r"projector.2.\1"),
+)
+
+# LLaVA as its authors store it: one linear layer in the first versions, two later; the tower lies apart.
+LLAVA_ORIGINAL: Rules = (*LANGUAGE_MODEL, (r"model\.mm_projector\.(.*)", r"projector.\1"))
+LLAVA_UNUSED = {
+    r"(language_model\.)?model\..*rotary_emb\.inv_freq": "computed from the configuration",
+    r"model\.vision_tower\.vision_tower\..*": "the vision tower is read from its own folder",
+    r".*position_ids": "computed from the configuration",
+}
+
 VISION_TOWER: Rules = ((r"(?:vision_model\.)?((?:embeddings|pre_layrnorm|encoder|post_layernorm)\..*)", r"vision_tower.\1"),)
 VISION_TOWER_UNUSED = {
     r"(text_model|text_projection|visual_projection|logit_scale).*": "CLIP's text side and the projections to its common space",
@@ -69,130 +87,111 @@ VISION_TOWER_UNUSED = {
 }
 
 
-@dataclass(frozen=True)
-class TensorSource:
-    """Where a tensor lies: file, name, shape. `read` loads it alone."""
+class LanguageModelSettings(StrictModel):
+    """What a language model's tensors do not show; a folder without config.json needs it said."""
 
-    file: Path
-    name: str
-    shape: tuple[int, ...]
-
-    def read(self) -> Tensor:
-        """The tensor, as stored."""
-        if self.file.suffix == ".safetensors":
-            with safe_open(self.file, framework="pt") as opened:
-                return opened.get_tensor(self.name)
-        return _load_bin(self.file)[self.name].clone()
+    num_attention_heads: int
+    rms_norm_eps: float
+    max_position_embeddings: int
 
 
-def list_tensors(folder: Path) -> dict[str, TensorSource]:
-    """Every tensor of a checkpoint folder: `*.safetensors`, else `*.bin` (read with `weights_only`, mapped, not loaded).
-
-    Raises ModelError when the folder holds neither, or the same name twice.
-    """
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    if not files:
-        raise ModelError(f"{folder} holds neither *.safetensors nor pytorch_model*.bin")
-    found: dict[str, TensorSource] = {}
-    for file in files:
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as opened:
-                shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-        else:
-            shapes = {name: tuple(tensor.shape) for name, tensor in _load_bin(file).items()}
-        twice = found.keys() & shapes.keys()
-        if twice:
-            raise ModelError(f"{file} holds {sorted(twice)[:3]} again; the folder mixes two checkpoints")
-        found.update({name: TensorSource(file, name, shape) for name, shape in shapes.items()})
-    return found
-
-
-def _load_bin(file: Path) -> dict[str, Tensor]:
-    """A `.bin` file's tensors, mapped from disk; nothing but tensors is unpickled."""
-    return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-
-
-@dataclass
-class Plan:
-    """Which stored tensor becomes which of ours, and how. `unused` are stored names that are left out on purpose."""
-
-    read: dict[str, Callable[[], Tensor]] = field(default_factory=dict)
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    unused: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
-
-    def add(self, tensors: Mapping[str, TensorSource], rules: Rules, unused: Mapping[str, str]) -> None:
-        """Translate the names of `tensors`; those that no rule knows go to `unknown`."""
-        for name, source in tensors.items():
-            if target := translate(name, rules):
-                self.put(target, source.read, source.shape)
-            elif any(re.fullmatch(pattern, name) for pattern in unused):
-                self.unused.append(name)
-            else:
-                self.unknown.append(name)
-
-    def put(self, target: str, read: Callable[[], Tensor], shape: tuple[int, ...]) -> None:
-        """Our tensor `target` is what `read` returns, of `shape`."""
-        self.read[target], self.shapes[target] = read, shape
-
-    def change(self, target: str, function: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> None:
-        """Apply `function` to what `target` was going to be. Nothing happens when nothing was."""
-        if target in self.read:
-            stored = self.read[target]
-            self.put(target, lambda: function(stored()), shape)
-
-    def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
-        """Raises ModelError that lists every unknown, missing and wrongly shaped tensor."""
-        missing = sorted(expected.keys() - self.read.keys())
-        extra = sorted(self.unknown) + sorted(self.read.keys() - expected.keys())
-        wrong = [f"{name} is {list(self.shapes[name])}, expected {list(expected[name])}"
-                 for name in sorted(expected.keys() & self.shapes.keys()) if self.shapes[name] != expected[name]]
-        problems = [f"{len(found)} {kind}: {', '.join(found)}" for kind, found in
-                    (("missing", missing), ("not known", extra), ("of a wrong shape", wrong)) if found]
-        if problems:
-            raise ModelError("the checkpoint does not fit the model: " + "; ".join(problems))
-
-
-def translate(name: str, rules: Rules) -> str | None:
-    """Our name of a stored tensor, None when no rule knows it."""
-    for pattern, target in rules:
-        if match := re.fullmatch(pattern, name):
-            return re.sub(r"\{2n:(\d+)\}", lambda number: str(2 * int(number[1])), match.expand(target))
-    return None
-
-
-def convert_official(official: Path, vision_tower: Path, output: Path, codebook_token_ids: list[int], num_tokens_per_scale: int,
-                     image_token_id: int | None = None, num_attention_heads: int | None = None) -> tuple[PixelLMConfig, Plan]:
-    """A released PixelLM checkpoint and its CLIP tower -> model directory (configuration and weights) with the same outputs.
+def plan_official(official: Path, vision_tower: Path | None, codebook_token_ids: list[int], num_tokens_per_scale: int,
+                  image_token_id: int | None = None, settings: LanguageModelSettings | None = None) -> tuple[PixelLMConfig, Plan]:
+    """A released PixelLM checkpoint and its CLIP tower -> configuration and tensors of a model with the same outputs.
 
     What the weights were trained with is kept: fusion `mean`, gamma 1/L, and the position table resized as if its last row were CLS.
     `codebook_token_ids` (L*N ids, scale 0 first) and `num_tokens_per_scale` are not in the tensors. `image_token_id` defaults to the
-    first id beyond the tables. `num_attention_heads` is needed where `official` has no config.json and the heads are not 128 wide.
-    Raises ModelError that lists every missing, unknown or wrongly shaped tensor, before anything is written.
+    first id beyond the tables. `settings` are needed where `official` has no config.json.
+    Raises ModelError that lists every missing, unknown or wrongly shaped tensor. Nothing is read but names and shapes: see `write_model`.
     """
+    if vision_tower is None:
+        raise ModelError("a released PixelLM checkpoint holds no vision tower; give vision_tower, the folder of its CLIP tower")
     tensors, tower = list_tensors(official), list_tensors(vision_tower)
-    text_config = _read_text_config(official, tensors, num_attention_heads)
-    config = PixelLMConfig(
-        vision_config=_read_vision_config(vision_tower, image_size=448), text_config=text_config, codebook_token_ids=codebook_token_ids,
-        image_token_id=text_config["vocab_size"] if image_token_id is None else image_token_id, num_tokens_per_scale=num_tokens_per_scale,
-        vision_feature_layers=[-2, -11], image_tokens_per_side=16, fusion="mean")
+    text_config = _read_text_config(official, tensors, "model.", settings)
+    config = _build_config(text_config, _read_vision_config(vision_tower), codebook_token_ids, num_tokens_per_scale, image_token_id)
+    config.fusion = "mean"
     plan = Plan()
     plan.add(tensors, OFFICIAL, OFFICIAL_UNUSED)
     plan.add(tower, VISION_TOWER, VISION_TOWER_UNUSED)
-    width = config.text_config.hidden_size
     for rows, table in (("input_rows", "model.embed_tokens.weight"), ("output_rows", "lm_head.weight")):
         if table in tensors:
-            plan.put(f"codebook.{rows}", partial(_read_rows, tensors[table], codebook_token_ids), (len(codebook_token_ids), width))
+            plan.put(f"codebook.{rows}", partial(_read_rows, tensors[table], codebook_token_ids),
+                     (len(codebook_token_ids), config.text_config.hidden_size))
     plan.change("mask_head.decoder.no_mask_embed", lambda embed: embed.flatten(), (config.decoder_hidden_size,))
     plan.put("mask_head.decoder.gamma", lambda: torch.full((config.num_scales,), 1 / config.num_scales), (config.num_scales,))
     _resize_position_table(plan, config, resize_shifted_position_table)
-    plan.check(expected_shapes(config))
-    write_model(config, plan, output)
+    plan.check(_shapes(_build_empty(config)))
     return config, plan
+
+
+def plan_llava(llava: Path, vision_tower: Path | None, codebook_token_ids: list[int], num_tokens_per_scale: int,
+               image_token_id: int | None = None, settings: LanguageModelSettings | None = None,
+               seed: int = 0) -> tuple[PixelLMConfig, Plan]:
+    """A LLaVA checkpoint -> a model whose tower and language model are LLaVA's; the mask head starts at random values of `seed`.
+
+    `llava` is in Hugging Face form, or in the authors' own, which needs `vision_tower` beside it. LLaVA's projector is kept where it
+    has our shapes. The codebook's rows are the mean of the language model's. Other arguments and errors as `plan_official`.
+    """
+    tensors = list_tensors(llava)
+    is_hf = any("language_model." in name for name in tensors)
+    plan = Plan()
+    if is_hf:
+        stem = "model.language_model." if any(name.startswith("model.language_model.") for name in tensors) else "language_model.model."
+        vision_config = _read_vision_config(llava)
+        plan.add(tensors, LLAVA_HF, LLAVA_UNUSED)
+    elif vision_tower is None:
+        raise ModelError(f"{llava} holds no vision tower (LLaVA in its authors' form); give vision_tower, the folder of its CLIP tower")
+    else:
+        stem, vision_config = "model.", _read_vision_config(vision_tower)
+        plan.add(tensors, LLAVA_ORIGINAL, LLAVA_UNUSED)
+        plan.add(list_tensors(vision_tower), VISION_TOWER, VISION_TOWER_UNUSED)
+    text_config = _read_text_config(llava, tensors, stem, settings)
+    config = _build_config(text_config, vision_config, codebook_token_ids, num_tokens_per_scale, image_token_id)
+    model = _build_empty(config)
+    shapes = _shapes(model)
+    kept_projector = {name: shape for name, shape in plan.shapes.items() if name.startswith("projector.")}
+    if any(shapes.get(name) != shape for name, shape in kept_projector.items()):
+        plan.drop(kept_projector, "LLaVA's projector has other shapes than ours; ours starts at random values")
+        kept_projector = {}
+    torch.manual_seed(seed)
+    for part in ("mask_head",) if kept_projector else ("projector", "mask_head"):
+        fresh = model.get_submodule(part).to_empty(device="cpu").apply(model._init_weights)
+        for name, tensor in fresh.state_dict().items():
+            plan.put(f"{part}.{name}", partial(Tensor.detach, tensor), tuple(tensor.shape))
+    for rows, table in (("input_rows", "language_model.model.embed_tokens.weight"), ("output_rows", "language_model.lm_head.weight")):
+        if table in plan.read:
+            plan.put(f"codebook.{rows}", partial(_read_mean_rows, plan.read[table], len(codebook_token_ids)),
+                     (len(codebook_token_ids), config.text_config.hidden_size))
+    _resize_position_table(plan, config, resize_position_table)
+    plan.check(shapes)
+    return config, plan
+
+
+def _build_config(text_config: dict[str, Any], vision_config: dict[str, Any], codebook_token_ids: list[int], num_tokens_per_scale: int,
+                  image_token_id: int | None) -> PixelLMConfig:
+    return PixelLMConfig(
+        vision_config=vision_config, text_config=text_config, codebook_token_ids=codebook_token_ids,
+        image_token_id=text_config["vocab_size"] if image_token_id is None else image_token_id, num_tokens_per_scale=num_tokens_per_scale,
+        vision_feature_layers=FEATURE_LAYERS, image_tokens_per_side=IMAGE_TOKENS_PER_SIDE)
+
+
+def _build_empty(config: PixelLMConfig) -> PixelLMForConditionalGeneration:
+    """The model without memory."""
+    with torch.device("meta"):
+        return PixelLMForConditionalGeneration(config)
+
+
+def _shapes(model: PixelLMForConditionalGeneration) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def _read_rows(table: TensorSource, rows: list[int]) -> Tensor:
     return table.read()[rows]
+
+
+def _read_mean_rows(read_table: Callable[[], Tensor], num_rows: int) -> Tensor:
+    table = read_table()
+    return table.mean(0, keepdim=True, dtype=torch.float32).to(table.dtype).repeat(num_rows, 1)
 
 
 def resize_shifted_position_table(table: Tensor, side: int) -> Tensor:
@@ -217,59 +216,52 @@ def _resize_position_table(plan: Plan, config: PixelLMConfig, resize: Callable[[
                 (1 + side * side, config.vision_config.hidden_size))
 
 
-def expected_shapes(config: PixelLMConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every stored tensor of a model of ours, from a model without memory."""
-    with torch.device("meta"):
-        model = PixelLMForConditionalGeneration(config)
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+def _read_text_config(folder: Path, tensors: Mapping[str, TensorSource], stem: str,
+                      settings: LanguageModelSettings | None) -> dict[str, Any]:
+    """The language model's configuration: from config.json where there is one, else from the tensors' shapes and `settings`.
 
-
-def write_model(config: PixelLMConfig, plan: Plan, output: Path) -> None:
-    """Write config.json and safetensors shards of about `OUTPUT_SHARD_BYTES`, one shard in memory at a time, the index last."""
-    output.mkdir(parents=True, exist_ok=True)
-    index: dict[str, str] = {}
-    shard: dict[str, Tensor] = {}
-    num_shards = num_bytes = total_bytes = 0
-    for position, name in enumerate(sorted(plan.read)):
-        shard[name] = plan.read[name]().contiguous()
-        num_bytes += shard[name].nbytes
-        if num_bytes >= OUTPUT_SHARD_BYTES or position == len(plan.read) - 1:
-            num_shards += 1
-            file = f"model-{num_shards:05d}.safetensors"
-            save_file(shard, output / file, metadata={"format": "pt"})
-            index.update(dict.fromkeys(shard, file))
-            total_bytes += num_bytes
-            shard, num_bytes = {}, 0
-    config.architectures = [PixelLMForConditionalGeneration.__name__]
-    config.save_pretrained(output)
-    (output / INDEX_NAME).write_text(json.dumps({"metadata": {"total_size": total_bytes}, "weight_map": index}, indent=1))
-
-
-def _read_text_config(folder: Path, tensors: Mapping[str, TensorSource], num_attention_heads: int | None) -> dict:
-    """The language model's configuration: from config.json where there is one, else from the tensors' shapes."""
+    `stem` is what stands before the names of its tensors. The vocabulary is as long as the table, whatever config.json says.
+    """
+    names = [stem + name for name in ("embed_tokens.weight", "layers.0.mlp.gate_proj.weight", "layers.0.self_attn.k_proj.weight")]
+    missing = [name for name in names if name not in tensors]
+    if missing:
+        raise ModelError(f"{folder} lacks {', '.join(missing)}: it holds no language model that is known here")
+    (vocab_size, hidden_size), (intermediate_size, _), (key_size, _) = (tensors[name].shape for name in names)
     file = folder / "config.json"
     if file.is_file():
         values = json.loads(file.read_text())
-        known = LlamaConfig().to_dict().keys() - {"architectures", "model_type", "transformers_version", "dtype", "torch_dtype"}
-        return {"model_type": "llama", **{key: value for key, value in values.items() if key in known}}
-    needed = ("model.embed_tokens.weight", "model.layers.0.mlp.gate_proj.weight", "model.layers.0.self_attn.k_proj.weight")
-    missing = [name for name in needed if name not in tensors]
-    if missing:
-        raise ModelError(f"{folder} has no config.json and lacks {missing}, from which it could be told; copy a config.json there")
-    (vocab_size, hidden_size), (intermediate_size, _), (key_size, _) = (tensors[name].shape for name in needed)
-    heads = num_attention_heads or hidden_size // 128
-    layers = {int(match[1]) for name in tensors if (match := re.match(r"model\.layers\.(\d+)\.", name))}
+        return _known_values(values.get("text_config", values | {"model_type": "llama"})) | {"vocab_size": vocab_size}
+    if settings is None:
+        raise ModelError(f"{folder} has no config.json, and its tensors do not show num_attention_heads, rms_norm_eps and "
+                         "max_position_embeddings; give them as language_model={num_attention_heads: 32, rms_norm_eps: 1e-6, "
+                         "max_position_embeddings: 2048} (LLaVA-Lightning-7B-v1-1) or {…: 40, …: 1e-5, …: 4096} "
+                         "(llava-llama-2-13b-chat), or copy a config.json there")
+    heads = settings.num_attention_heads
+    layers = {int(match[1]) for name in tensors if (match := re.match(re.escape(stem) + r"layers\.(\d+)\.", name))}
     return {"model_type": "llama", "vocab_size": vocab_size, "hidden_size": hidden_size, "intermediate_size": intermediate_size,
-            "num_hidden_layers": len(layers), "num_attention_heads": heads, "num_key_value_heads": key_size * heads // hidden_size,
-            "max_position_embeddings": 4096}
+            "num_hidden_layers": len(layers), "num_key_value_heads": key_size * heads // hidden_size,
+            **settings.model_dump()}
 
 
-def _read_vision_config(folder: Path, image_size: int) -> dict:
-    """The tower's configuration at `image_size`; a whole CLIP model's folder is fine too."""
+def _read_vision_config(folder: Path) -> dict[str, Any]:
+    """The tower's configuration at `IMAGE_SIZE`; a whole CLIP or LLaVA model's folder is fine too."""
     file = folder / "config.json"
     if not file.is_file():
         raise ModelError(f"{folder} has no config.json; give the folder of the CLIP vision tower as Hugging Face stores it")
     values = json.loads(file.read_text())
-    values = values.get("vision_config", values)
-    known = CLIPVisionConfig().to_dict().keys() - {"architectures", "model_type", "transformers_version", "dtype", "torch_dtype"}
-    return {"model_type": "clip_vision_model", **{key: value for key, value in values.items() if key in known}, "image_size": image_size}
+    return _known_values(values.get("vision_config", values) | {"model_type": "clip_vision_model"}) | {"image_size": IMAGE_SIZE}
+
+
+def read_image_statistics(folder: Path) -> dict[str, list[float]]:
+    """`image_mean` and `image_std` of the vision tower in `folder`; nothing where it does not say them."""
+    file = folder / "preprocessor_config.json"
+    values = json.loads(file.read_text()) if file.is_file() else {}
+    return {name: values[name] for name in ("image_mean", "image_std") if name in values}
+
+
+def _known_values(values: dict[str, Any]) -> dict[str, Any]:
+    """What the configuration of this type takes; the rest of a config.json is about files, versions and other models."""
+    model_type = values.get("model_type", "llama")
+    about = {"architectures", "model_type", "transformers_version", "dtype", "torch_dtype", "_name_or_path"}
+    known = (AutoConfig.for_model(model_type).to_dict().keys() | {"rope_theta", "rope_scaling"}) - about
+    return {"model_type": model_type, **{key: value for key, value in values.items() if key in known}}

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AddedToken, CLIPVisionConfig, LlamaConfig, PreTrainedTokenizerFast
 
-from pixellm.errors import ConfigError
+from pixellm.errors import ConfigError, ModelError
 from pixellm.model.configuration_pixellm import PixelLMConfig
 from pixellm.model.modeling_pixellm import PixelLMForConditionalGeneration
 from pixellm.model.processing_pixellm import PixelLMImageProcessor, PixelLMProcessor
@@ -101,16 +101,28 @@ def build_preset(name: str, texts: Iterable[str], seed: int = 0) -> tuple[PixelL
         if isinstance(module, torch.nn.Linear):
             torch.nn.init.xavier_uniform_(module.weight)
     tokenizer = train_tiny_tokenizer(texts, len(config.codebook_token_ids))
-    processor = PixelLMProcessor(build_image_processor(config), tokenizer, image_token=IMAGE_TOKEN,
-                                 codebook_tokens=codebook_tokens(len(config.codebook_token_ids)),
-                                 max_length=config.text_config.max_position_embeddings)
-    return model, processor
+    return model, build_processor(config, tokenizer)
 
 
-def build_image_processor(config: PixelLMConfig) -> PixelLMImageProcessor:
-    """The image processor that fits `config`."""
+def build_image_processor(config: PixelLMConfig, **statistics: list[float]) -> PixelLMImageProcessor:
+    """The image processor that fits `config`; `statistics` are `image_mean` and `image_std`, CLIP's where they are not given."""
     return PixelLMImageProcessor(image_size=config.vision_config.image_size, image_tokens_per_side=config.image_tokens_per_side,
-                                 mask_size=config.mask_size)
+                                 mask_size=config.mask_size, **statistics)
+
+
+def build_processor(config: PixelLMConfig, tokenizer: PreTrainedTokenizerFast, **statistics: list[float]) -> PixelLMProcessor:
+    """The processor that fits `config`. Raises ModelError for a tokenizer with other ids, or with tokens that have no row in the tables."""
+    tokens = codebook_tokens(len(config.codebook_token_ids))
+    expected = dict(zip([IMAGE_TOKEN, *tokens], [config.image_token_id, *config.codebook_token_ids], strict=True))
+    found = {token: tokenizer.convert_tokens_to_ids(token) for token in expected}
+    if found != expected:
+        raise ModelError(f"the tokenizer's ids are {found}, the model's {expected}; give the tokenizer of this checkpoint")
+    beyond = {token: id_ for token, id_ in tokenizer.get_vocab().items()
+              if token not in expected and id_ >= config.text_config.vocab_size}
+    if beyond:
+        raise ModelError(f"the language model's tables have {config.text_config.vocab_size} rows, none for {beyond}")
+    return PixelLMProcessor(build_image_processor(config, **statistics), tokenizer, image_token=IMAGE_TOKEN, codebook_tokens=tokens,
+                            max_length=config.text_config.max_position_embeddings)
 
 
 def pretrained_dir(name: str) -> Path:

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -138,17 +139,19 @@ class PixelLMProcessor(ProcessorMixin):
 
         Raises ModelError when it is longer than `max_length`: a conversation is never cut.
         """
-        prompt = self._render([self._user_turn(question)], add_generation_prompt=True)
-        whole = self._render([self._user_turn(question), {"role": "assistant", "content": answer}], add_generation_prompt=False)
+        turns = [self._user_turn(question)]
+        prompt = self._render(turns, add_generation_prompt=True)
+        whole = self._render([*turns, {"role": "assistant", "content": self._without_special_tokens(answer)}], add_generation_prompt=False)
         if not whole.startswith(prompt):
             raise ModelError("the chat template renders a prompt that is not the beginning of the whole conversation")
-        prompt_ids = self._encode_prompt(prompt)
-        answer_ids = self._tokenize(whole[len(prompt):].replace(SEG, "".join(self.codebook_tokens)))
-        ids = prompt_ids + answer_ids
+        prompt_ids, rendered_answer = self._encode_prompt(prompt), whole[len(prompt):].replace(SEG, "".join(self.codebook_tokens))
+        ids = self._encode_prompt(prompt + rendered_answer)  # together: some tokenizers put a space before every text
+        if ids[:len(prompt_ids)] != prompt_ids:  # an answer that begins with a group, which eats the white space before it
+            ids = prompt_ids + self._tokenize(rendered_answer)
         if len(ids) > self.max_length:
             raise ModelError(f"the conversation takes {len(ids)} tokens, the model allows {self.max_length}; "
                              "shorten the question or the answer")
-        return ids, [IGNORED_LABEL] * len(prompt_ids) + answer_ids
+        return ids, [IGNORED_LABEL] * len(prompt_ids) + ids[len(prompt_ids):]
 
     def collate(self, photos: Sequence[Image.Image], conversations: Sequence[TrainingConversation]) -> dict[str, Tensor]:
         """A training batch of Q conversations about B photos.
@@ -202,16 +205,19 @@ class PixelLMProcessor(ProcessorMixin):
             elif token not in codebook_ids:
                 words.append(token)
         decoded = self.tokenizer.decode(words, skip_special_tokens=True).rstrip()
-        text = decoded.lstrip()
-        ends = [max(0, end - (len(decoded) - len(text))) for end in ends]
-        template, previous = "", 0
+        decoded_text = decoded.lstrip()
+        ends = [max(0, end - (len(decoded) - len(decoded_text))) for end in ends]
+        segments = [decoded_text[start:end] for start, end in pairwise([0, *ends, len(decoded_text)])]
+        # Tokenizers that put a space before every text put one between a group and the full stop after it.
+        segments[1:] = [re.sub(r"^ (?=[.,;:!?)])", "", segment) for segment in segments[1:]]
+        text = template = ""
         spans: list[tuple[int, int]] = []
-        for end in ends:
-            template += text[previous:end] + (f" {SEG}" if end else SEG)
-            start = previous + phrase_start(text[previous:end])
-            spans.append((start, end) if start < end else (spans[-1] if spans else (0, 0)))
-            previous = end
-        return ParsedAnswer(text=text, template=template + text[previous:], spans=spans)
+        for segment in segments[:-1]:
+            start = len(text) + phrase_start(segment)
+            text += segment
+            template += segment + (f" {SEG}" if text else SEG)
+            spans.append((start, len(text)) if start < len(text) else (spans[-1] if spans else (0, 0)))
+        return ParsedAnswer(text=text + segments[-1], template=template + segments[-1], spans=spans)
 
     def _user_turn(self, question: str) -> dict[str, str]:
         return {"role": "user", "content": f"{self.image_token}\n{self._without_special_tokens(question)}"}

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from pixellm.inference.engine import generate
 from pixellm.model import PixelLMForConditionalGeneration
-from pixellm.model.conversion import convert_official
+from pixellm.model.conversion import OFFICIAL_IMAGE_STATISTICS, plan_official
 from pixellm.model.losses import dice, refined_bce, text_loss
 from pixellm.model.processing_pixellm import PixelLMImageProcessor
+from pixellm.model.tensor_plan import write_model
 
 TOLERANCE = 2e-4  # 9e-5 is the worst seen, on feat_last of `b`
 EXACT = {"image", "resized", "image_token_mask", "input_ids", "labels", "gt_masks", "gen_ids"}
 IMAGE_PLACEHOLDER = -200
-SAM_MEAN, SAM_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 def make_tensor(name: str, shape: list[int], seed: int, weight_scale: float) -> np.ndarray:
@@ -62,7 +62,7 @@ def convert(meta: dict, output: Path) -> PixelLMForConditionalGeneration:
     """The folder's model, through the official form and back."""
     with tempfile.TemporaryDirectory() as folder:
         write_official(meta, Path(folder) / "official", Path(folder) / "tower")
-        convert_official(Path(folder) / "official", Path(folder) / "tower", output, meta["seg_ids"], meta["tokens_per_scale_N"])
+        write_model(*plan_official(Path(folder) / "official", Path(folder) / "tower", meta["seg_ids"], meta["tokens_per_scale_N"]), output)
     return PixelLMForConditionalGeneration.from_pretrained(output).eval()
 
 
@@ -82,7 +82,7 @@ def measure(folder: Path) -> dict[str, float]:
     meta, golden = json.loads((folder / "meta.json").read_text()), np.load(folder / "tensors.npz")
     with tempfile.TemporaryDirectory() as output:
         model = convert(meta, Path(output))
-    images = PixelLMImageProcessor(image_mean=[value / 255 for value in SAM_MEAN], image_std=[value / 255 for value in SAM_STD])
+    images = PixelLMImageProcessor(**OFFICIAL_IMAGE_STATISTICS)
     photo = Image.fromarray(golden["image"])
     inputs = images.preprocess(photo)
     size_hw = golden["image"].shape[:2]
