@@ -3,4 +3,5 @@
 # What `python -m jobs.benchmark suite=NAME` knows, and what each suite measures. A suite is imported only when it runs.
 SUITES = {
     "size": "parameters of the presets: all, trained, and the layers that adapters touch",
+    "flops": "operations of one answer: PixelLM and a SAM-based model with the same language model, part by part",
 }

@@ -110,7 +110,7 @@ class BenchmarkReport:
     def to_markdown(self) -> str:
         """For people."""
         machine = ", ".join(f"{name} {value}" for name, value in self.machine.items())
-        lines = [f"# Benchmark `{self.config.suite}`", "", SUITES[self.config.suite].capitalize() + ".", "",
+        lines = [f"# Benchmark `{self.config.suite}`", "", "Measured: " + SUITES[self.config.suite] + ".", "",
                  f"- Command: `{self.command}`", f"- Date: {self.date}", f"- Machine: {machine}", f"- Code: {self.git_revision}"]
         if self.config.quick:
             lines.append("- A quick run: for a look, not for quoting")
