@@ -19,7 +19,7 @@ from pixellm.data.schema import Conversation, Row, region_rle
 from pixellm.data.stream import StreamedRow
 from pixellm.errors import ModelError, RowError, TooManyRejectedError
 from pixellm.masks import rle_to_mask, union_rles
-from pixellm.model.processing_pixellm import IGNORED_LABEL, TrainingConversation
+from pixellm.model.processing_pixellm import IGNORED_LABEL, MaskResolution, TrainingConversation
 from pixellm.photos import upright_rgb
 
 MIN_ROWS_JUDGED = 100
@@ -28,7 +28,8 @@ MIN_ROWS_JUDGED = 100
 class Processor(Protocol):
     """What collating needs of PixelLMProcessor."""
 
-    def collate(self, photos: list[Image.Image], conversations: list[TrainingConversation]) -> dict[str, Tensor]: ...
+    def collate(self, photos: list[Image.Image], conversations: list[TrainingConversation],
+                mask_resolution: MaskResolution) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,10 @@ class Example:
 class Collator:
     """Groups streamed rows into micro-batches of `num_photos`. Conversations are drawn by (seed, epoch, key), so a rerun draws the same."""
 
-    def __init__(self, processor: Processor, num_photos: int, max_conversations: int, seed: int, max_rejected_share: float):
+    def __init__(self, processor: Processor, num_photos: int, max_conversations: int, seed: int, max_rejected_share: float,
+                 mask_resolution: MaskResolution = "decoder"):
         self.processor, self.num_photos, self.max_conversations = processor, num_photos, max_conversations
-        self.seed, self.max_rejected_share = seed, max_rejected_share
+        self.seed, self.max_rejected_share, self.mask_resolution = seed, max_rejected_share, mask_resolution
         self._num_rows = self._num_set_aside = 0
 
     def batches(self, rows: Iterable[StreamedRow]) -> Iterator[MicroBatch]:
@@ -133,7 +135,7 @@ class Collator:
                 taken = []
                 for conversation in example.conversations:
                     try:
-                        self.processor.collate([example.photo], [conversation])
+                        self.processor.collate([example.photo], [conversation], self.mask_resolution)
                         taken.append(conversation)
                     except ModelError as error:
                         set_aside.append(SetAside(example.key, "conversation_unusable", str(error)))
@@ -143,7 +145,7 @@ class Collator:
 
     def _to_tensors(self, examples: list[Example]) -> dict[str, Tensor]:
         conversations = [replace(each, photo_index=i) for i, example in enumerate(examples) for each in example.conversations]
-        return self.processor.collate([example.photo for example in examples], conversations)
+        return self.processor.collate([example.photo for example in examples], conversations, self.mask_resolution)
 
     def _build_conversation(self, row: Row, conversation: Conversation, ignore_mask: np.ndarray | None,
                             seed_key: tuple) -> TrainingConversation:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from pixellm.photos import upright_rgb
 
 SEG = "{seg}"
 IGNORED_LABEL = -100
+MaskResolution = Literal["decoder", "photo"]
 
 
 class PixelLMImagesKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
@@ -89,9 +90,7 @@ class PixelLMImageProcessor(BaseImageProcessor):
 
     def to_photo_masks(self, mask_logits: Tensor, resized_size_hw: tuple[int, int], photo_size_hw: tuple[int, int]) -> Tensor:
         """Mask logits (K, M, M) of one photo -> logits (K, H, W) at its own size; a pixel is on where the logit is above 0."""
-        height, width = resized_size_hw
-        padded = F.interpolate(mask_logits.float().unsqueeze(1), (self.image_size, self.image_size), mode="bilinear", align_corners=False)
-        return F.interpolate(padded[:, :, :height, :width], photo_size_hw, mode="bilinear", align_corners=False).squeeze(1)
+        return resize_to_photo(mask_logits, self.image_size, resized_size_hw, photo_size_hw)
 
 
 @dataclass(frozen=True)
@@ -153,12 +152,13 @@ class PixelLMProcessor(ProcessorMixin):
                              "shorten the question or the answer")
         return ids, [IGNORED_LABEL] * len(prompt_ids) + ids[len(prompt_ids):]
 
-    def collate(self, photos: Sequence[Image.Image], conversations: Sequence[TrainingConversation]) -> dict[str, Tensor]:
+    def collate(self, photos: Sequence[Image.Image], conversations: Sequence[TrainingConversation],
+                mask_resolution: MaskResolution = "decoder") -> dict[str, Tensor]:
         """A training batch of Q conversations about B photos.
 
-        Returns pixel_values (B, 3, S, S) float32, resized_sizes_hw (B, 2), photo_index (Q,), input_ids, attention_mask and labels
-        (Q, T), target_masks and target_valid (K, M, M) float32, target_conversation (K,), all indices int64; targets in the order of
-        their groups.
+        Returns pixel_values (B, 3, S, S) float32, resized_sizes_hw and photo_sizes_hw (B, 2), photo_index (Q,), input_ids, attention_mask
+        and labels (Q, T), target_masks and target_valid (K, M, M) float32, target_conversation (K,), all indices int64; targets in the
+        order of their groups. With `mask_resolution` `photo`, targets are (K, H, W) of the largest photo, not valid beyond their own.
         """
         images = self.image_processor.preprocess(photos)
         encoded = []
@@ -173,20 +173,23 @@ class PixelLMProcessor(ProcessorMixin):
         labels = torch.full_like(input_ids, IGNORED_LABEL)
         for row, (_, values) in enumerate(encoded):
             labels[row, :len(values)] = torch.tensor(values)
-        masks, valid, owners = [], [], []
+        to_grid = self.image_processor.to_mask_grid if mask_resolution == "decoder" else lambda mask: mask.astype(np.float32)
+        masks: list[Tensor] = []
+        valid: list[Tensor] = []
+        owners: list[int] = []
         for row, conversation in enumerate(conversations):
             if not conversation.target_masks:
                 continue
             seen = np.ones_like(conversation.target_masks[0]) if conversation.ignore_mask is None else ~conversation.ignore_mask
-            valid += [self.image_processor.to_mask_grid(seen)] * len(conversation.target_masks)
-            masks += [self.image_processor.to_mask_grid(mask) for mask in conversation.target_masks]
+            valid += [torch.from_numpy(to_grid(seen))] * len(conversation.target_masks)
+            masks += [torch.from_numpy(to_grid(mask)) for mask in conversation.target_masks]
             owners += [row] * len(conversation.target_masks)
-        side = self.image_processor.mask_size
+        none = torch.zeros(0, self.image_processor.mask_size, self.image_processor.mask_size)
         return {
-            "pixel_values": images["pixel_values"], "resized_sizes_hw": images["resized_sizes_hw"], "photo_index": photo_index,
+            "pixel_values": images["pixel_values"], "resized_sizes_hw": images["resized_sizes_hw"],
+            "photo_sizes_hw": images["photo_sizes_hw"], "photo_index": photo_index,
             "input_ids": input_ids, "attention_mask": attention_mask, "labels": labels,
-            "target_masks": torch.from_numpy(np.array(masks, np.float32).reshape(-1, side, side)),
-            "target_valid": torch.from_numpy(np.array(valid, np.float32).reshape(-1, side, side)),
+            "target_masks": pad_to_largest(masks) if masks else none, "target_valid": pad_to_largest(valid) if valid else none,
             "target_conversation": torch.tensor(owners, dtype=torch.int64)}
 
     def collate_prompts(self, questions: Sequence[str], resized_sizes_hw: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
@@ -250,6 +253,27 @@ class PixelLMProcessor(ProcessorMixin):
             seen[tokens == image_id] = torch.tensor(self.image_processor.image_token_mask(size_hw))
             input_ids[row, span], attention_mask[row, span] = tokens, seen
         return input_ids, attention_mask
+
+
+def resize_to_photo(mask_logits: Tensor, image_size: int, resized_size_hw: Sequence[int], photo_size_hw: Sequence[int]) -> Tensor:
+    """Mask logits (K, M, M) of a photo padded to `image_size` S -> float32 (K, H, W): bilinear to S, without the padding, to its size."""
+    height, width = resized_size_hw
+    padded = F.interpolate(mask_logits.float().unsqueeze(1), (image_size, image_size), mode="bilinear", align_corners=False)
+    return F.interpolate(padded[:, :, :height, :width], tuple(photo_size_hw), mode="bilinear", align_corners=False).squeeze(1)
+
+
+def resize_to_photos(mask_logits: Tensor, image_size: int, resized_sizes_hw: Tensor, photo_sizes_hw: Tensor) -> Tensor:
+    """The same for K targets of photos of different sizes (K, 2): (K, H, W) of the largest, 0 right of and below each photo."""
+    if not len(mask_logits):
+        return mask_logits.float()
+    sizes = zip(mask_logits, resized_sizes_hw.tolist(), photo_sizes_hw.tolist(), strict=True)
+    return pad_to_largest([resize_to_photo(logits[None], image_size, resized, photo)[0] for logits, resized, photo in sizes])
+
+
+def pad_to_largest(masks: Sequence[Tensor]) -> Tensor:
+    """Masks (H_k, W_k) -> (K, H, W), with zeros right and below."""
+    height, width = (max(mask.shape[axis] for mask in masks) for axis in (0, 1))
+    return torch.stack([F.pad(mask, (0, width - mask.shape[1], 0, height - mask.shape[0])) for mask in masks])
 
 
 def phrase_start(words: str) -> int:

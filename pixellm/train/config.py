@@ -74,6 +74,8 @@ class TrainConfig(StrictModel):
     clip_norm: float = Field(1.0, ge=0, description="0: no clipping")
     loss_weights: LossWeights = LossWeights()
     refinement_alpha: float = Field(2.0, ge=1)
+    mask_loss_resolution: Literal["decoder", "photo"] = Field(
+        "decoder", description="`photo` is the released code's; its memory grows with the photos")
     lora: LoraSettings | None = None
     frozen: tuple[Part, ...] = ()
 

@@ -4,20 +4,21 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import ray.train
 import torch
 import transformers
-from torch import distributed
+from torch import Tensor, distributed
 from transformers import PreTrainedModel
 
 from pixellm.data.collate import Collator, MicroBatch
 from pixellm.data.stream import DataPosition, Prefetcher, RowStream, count_rows_per_epoch, list_row_groups
-from pixellm.model.losses import compute_losses
-from pixellm.model.processing_pixellm import PixelLMProcessor
+from pixellm.model.losses import LossSums, compute_losses
+from pixellm.model.modeling_pixellm import PixelLMOutput
+from pixellm.model.processing_pixellm import PixelLMProcessor, resize_to_photos
 from pixellm.revision import git_revision
 from pixellm.storage import join_uri, local_copy, open_filesystem
 from pixellm.train.checkpoint import (
@@ -71,9 +72,7 @@ def optimiser_step(engine: Engine, batches: list[MicroBatch], config: TrainConfi
     for batch in batches:
         tensors = {name: value.to(engine.device, non_blocking=True) for name, value in batch.tensors.items()}
         started = time.perf_counter()
-        output = engine.forward(**{name: tensors[name] for name in MODEL_INPUTS})
-        losses = compute_losses(output.logits, tensors["labels"], output.mask_logits, tensors["target_masks"], tensors["target_valid"],
-                                output.target_conversation, config.refinement_alpha)
+        losses = forward_losses(engine.forward, tensors, config)
         loss = weights.text * losses.text / tokens + (weights.bce * losses.bce + weights.dice * losses.dice) / masks
         forwarded = time.perf_counter()
         engine.backward(loss * scale)
@@ -87,6 +86,18 @@ def optimiser_step(engine: Engine, batches: list[MicroBatch], config: TrainConfi
     interval.gradient_norm = norm if norm is not None else 0.0
     interval.parts_s = times
     return interval
+
+
+def forward_losses(forward: Callable[..., PixelLMOutput], tensors: dict[str, Tensor], config: TrainConfig) -> LossSums:
+    """The model's pass over one micro-batch and its losses, masks at the resolution that `config` says."""
+    output = forward(**{name: tensors[name] for name in MODEL_INPUTS})
+    mask_logits = output.mask_logits
+    if config.mask_loss_resolution == "photo":
+        photo = tensors["photo_index"][output.target_conversation]
+        mask_logits = resize_to_photos(mask_logits, tensors["pixel_values"].shape[-1], tensors["resized_sizes_hw"][photo],
+                                       tensors["photo_sizes_hw"][photo])
+    return compute_losses(output.logits, tensors["labels"], mask_logits, tensors["target_masks"], tensors["target_valid"],
+                          output.target_conversation, config.refinement_alpha)
 
 
 class TrainLoop:
@@ -114,7 +125,8 @@ class TrainLoop:
         self.rows_per_epoch = count_rows_per_epoch(row_groups)
         rows = RowStream(row_groups, config.seed, self.rank, self.num_workers, self.position)
         collator = Collator(
-            processor, config.photos_per_micro_step, config.max_conversations_per_photo, config.seed, config.max_rejected_share)
+            processor, config.photos_per_micro_step, config.max_conversations_per_photo, config.seed, config.max_rejected_share,
+            config.mask_loss_resolution)
         self.batches = Prefetcher(collator.batches(rows), depth=MICRO_BATCHES_AHEAD)
         self._next_batch: Iterator[MicroBatch] = iter(self.batches)
         self._consumed: list[tuple[int, str]] = []

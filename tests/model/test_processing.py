@@ -4,11 +4,18 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pixellm.errors import ModelError
 from pixellm.model.presets import build_image_processor, tiny_config
-from pixellm.model.processing_pixellm import PixelLMImageProcessor, TrainingConversation, phrase_start, upright_rgb
+from pixellm.model.processing_pixellm import (
+    PixelLMImageProcessor,
+    TrainingConversation,
+    phrase_start,
+    resize_to_photos,
+    upright_rgb,
+)
 from pixellm.testing import random_photo, tiny_model_and_processor
 
 
@@ -41,13 +48,8 @@ def test_a_mask_survives_the_grid_and_back(height, width):
     covered_pixels = grid.sum() * (images.image_size / images.mask_size) ** 2 / (images.image_size / max(height, width)) ** 2
     assert covered_pixels == pytest.approx(mask.sum(), rel=0.02)  # 0.012 seen: sides are rounded to whole resized pixels
     logits = (grid - 0.5) * 10
-    back = images.to_photo_masks(_tensor(logits), images.resized_size_hw(height, width), (height, width))[0].numpy() > 0
+    back = images.to_photo_masks(torch.from_numpy(logits)[None], images.resized_size_hw(height, width), (height, width))[0].numpy() > 0
     assert (back & mask).sum() / (back | mask).sum() > 0.95  # 0.970 is the worst seen: the grid's cells are coarse
-
-
-def _tensor(grid):
-    import torch
-    return torch.from_numpy(grid)[None]
 
 
 def test_grid_is_an_exact_area_average():
@@ -108,6 +110,36 @@ def test_too_long_is_an_error_with_both_numbers(processor):
         processor.conversation_ids("what? " * 600, "none.")
     with pytest.raises(ModelError, match="the model allows 512"):
         processor.collate_prompts(["what? " * 600], [(96, 96)])
+
+
+def test_masks_at_photo_resolution_are_exact_and_padded(processor):
+    rng = np.random.default_rng(0)
+    sizes = [(30, 50), (44, 20)]
+    targets = [[rng.random(size) > 0.5 for _ in range(2)] for size in sizes]
+    ignored = rng.random(sizes[0]) > 0.8
+    conversations = [TrainingConversation(0, "?", "a {seg} b {seg}.", targets[0], ignored), TrainingConversation(1, "?", "none."),
+                     TrainingConversation(1, "?", "a {seg} b {seg}.", targets[1])]
+    batch = processor.collate([random_photo(*size) for size in sizes], conversations, "photo")
+    assert batch["target_masks"].shape == batch["target_valid"].shape == (4, 44, 50)
+    assert batch["photo_sizes_hw"].tolist() == [[30, 50], [44, 20]]
+    for k, (mask, (height, width)) in enumerate(zip([*targets[0], *targets[1]], [sizes[0]] * 2 + [sizes[1]] * 2, strict=True)):
+        assert np.array_equal(batch["target_masks"][k, :height, :width] == 1, mask)
+        assert np.array_equal(batch["target_valid"][k, :height, :width] == 1, ~ignored if k < 2 else np.ones_like(mask))
+        assert not batch["target_valid"][k, height:].any() and not batch["target_valid"][k, :, width:].any()
+    assert processor.collate([random_photo(30, 50)], [TrainingConversation(0, "?", "none.")], "photo")["target_masks"].shape[0] == 0
+
+
+def test_logits_at_photo_resolution_are_those_of_each_photo(processor):
+    images = processor.image_processor
+    logits = torch.randn(3, images.mask_size, images.mask_size)
+    sizes = [(30, 50), (44, 20), (30, 50)]
+    resized = [images.resized_size_hw(*size) for size in sizes]
+    found = resize_to_photos(logits, images.image_size, torch.tensor(resized), torch.tensor(sizes))
+    assert found.shape == (3, 44, 50)
+    for k, (small, size) in enumerate(zip(resized, sizes, strict=True)):
+        assert torch.equal(found[k, :size[0], :size[1]], images.to_photo_masks(logits[k:k + 1], small, size)[0])
+        assert not found[k, size[0]:].any() and not found[k, :, size[1]:].any()
+    assert resize_to_photos(logits[:0], images.image_size, torch.zeros(0, 2), torch.zeros(0, 2)).shape[0] == 0
 
 
 def photo_in_mode(mode: str) -> Image.Image:

@@ -11,7 +11,7 @@ from PIL import Image
 from pixellm.data.collate import MicroBatch
 from pixellm.data.sources import shapes_questions
 from pixellm.model.presets import build_preset
-from pixellm.model.processing_pixellm import TrainingConversation
+from pixellm.model.processing_pixellm import MaskResolution, TrainingConversation
 from pixellm.train.config import TrainConfig
 from pixellm.train.deepspeed import Engine
 from pixellm.train.parameters import select_parameters
@@ -38,7 +38,7 @@ def build_engine(config: TrainConfig) -> Engine:
     return Engine(model.train(), select_parameters(model, config), config)
 
 
-def make_batch(photos: list[int], without_masks: bool = False) -> MicroBatch:
+def make_batch(photos: list[int], without_masks: bool = False, mask_resolution: MaskResolution = "decoder") -> MicroBatch:
     """Photos are numbered; each has its own number of targets and length of answers, so that means over parts are not the mean of all."""
     images, conversations = [], []
     for place, index in enumerate(photos):
@@ -49,7 +49,7 @@ def make_batch(photos: list[int], without_masks: bool = False) -> MicroBatch:
         num_targets = 0 if without_masks else index
         answer = "The red circle {seg} " * num_targets + "and nothing" * (index + 1)
         conversations.append(replace(TrainingConversation(0, f"Where is thing {index}?", answer, [mask] * num_targets), photo_index=place))
-    return MicroBatch(base_model()[1].collate(images, conversations), [(0, f"row-{index}") for index in photos])
+    return MicroBatch(base_model()[1].collate(images, conversations, mask_resolution), [(0, f"row-{index}") for index in photos])
 
 
 def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:

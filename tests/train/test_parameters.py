@@ -7,6 +7,7 @@ import torch
 
 from pixellm.errors import ModelError
 from pixellm.train.config import PARTS, LoraSettings
+from pixellm.train.loop import forward_losses
 from pixellm.train.parameters import add_adapters, merge_adapters, parameter_table, select_parameters, unread_tower_parameters
 from tests.train.examples import base_model, make_batch, make_config
 
@@ -36,6 +37,26 @@ def test_frozen_parts_and_unread_layers_do_not_train(model):
     output = model(*(tensors[name] for name in ("pixel_values", "resized_sizes_hw", "photo_index", "input_ids", "attention_mask")))
     (output.logits.sum() + output.mask_logits.sum()).backward()
     assert {name for name, parameter in model.named_parameters() if parameter.grad is not None} == trained
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"frozen": ["vision_tower", "projector"]}, {"lora": {"r": 2}, "frozen": ["vision_tower"]},
+    {"frozen": ["vision_tower", "projector", "language_model", "codebook"]}, {"frozen": ["mask_head"], "mask_loss_resolution": "photo"}],
+    ids=["everything", "frozen", "lora", "mask head", "no mask head"])
+def test_the_losses_reach_exactly_what_is_promised(model, changes):
+    """Every promised parameter gets a gradient that is not 0, and no other gets any."""
+    config = make_config(**changes)
+    torch.manual_seed(0)
+    promised = {name for group in select_parameters(model, config) for name in group.parameters}
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # at its initial 0 nothing would reach lora_A
+            torch.nn.init.normal_(parameter, std=0.1)
+    tensors = make_batch([1, 2, 3], mask_resolution=config.mask_loss_resolution).tensors
+    losses = forward_losses(model.train(), tensors, config)
+    (losses.text + losses.bce + losses.dice).backward()
+    reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert reached == promised == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert not [name for name, parameter in model.named_parameters() if name in promised and not bool(parameter.grad.any())]
 
 
 def test_table_names_the_sizes(model):
