@@ -59,6 +59,10 @@ class PixelLMConfig(PreTrainedConfig):
                              f"different ids, found {list(self.codebook_token_ids)}")
         if len(self.scale_upsampling) != self.num_scales or any(factor not in (1, 2) for factor in self.scale_upsampling):
             raise ModelError(f"scale_upsampling needs {self.num_scales} values of 1 or 2, found {list(self.scale_upsampling)}")
+        num_states = getattr(self.vision_config, "num_hidden_layers", None)
+        if num_states and any(not -num_states - 1 <= layer <= num_states for layer in self.vision_feature_layers):
+            raise ModelError(f"vision_feature_layers are {list(self.vision_feature_layers)}, the vision tower has {num_states} layers, "
+                             f"so {num_states + 1} hidden states")
         if self.decoder_hidden_size % (2 * self.decoder_num_heads):
             raise ModelError(f"decoder_hidden_size {self.decoder_hidden_size} must be a multiple of twice decoder_num_heads "
                              f"{self.decoder_num_heads}")

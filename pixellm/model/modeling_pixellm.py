@@ -212,7 +212,11 @@ class PixelLMForConditionalGeneration(PixelLMPreTrainedModel):
 
         pixel_values (B, 3, S, S) float; resized_sizes_hw (B, 2) int64; photo_index (Q,) int64 in [0, B);
         input_ids (Q, T) int64, padded right; attention_mask (Q, T), 0 at padding and at image tokens that hold only padding.
+        Raises ModelError when T is more than the language model has positions.
         """
+        limit = getattr(self.config.text_config, "max_position_embeddings", None)
+        if limit and input_ids.shape[1] > limit:
+            raise ModelError(f"the conversations take {input_ids.shape[1]} tokens, the language model has {limit} positions")
         photos = self.encode_photos(pixel_values, resized_sizes_hw)
         inputs_embeds = self.embed_tokens(input_ids, photos.image_embeds[photo_index])
         positions = torch.arange(input_ids.shape[1], device=input_ids.device).unsqueeze(0)

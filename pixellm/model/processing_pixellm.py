@@ -163,6 +163,7 @@ class PixelLMProcessor(ProcessorMixin):
         images = self.image_processor.preprocess(photos)
         encoded = []
         for conversation in conversations:
+            self._check_masks(conversation, tuple(images["photo_sizes_hw"][conversation.photo_index].tolist()))
             if conversation.answer.count(SEG) != len(conversation.target_masks):
                 raise ModelError(f"found {conversation.answer.count(SEG)} {SEG} in the answer but "
                                  f"{len(conversation.target_masks)} target masks")
@@ -221,6 +222,14 @@ class PixelLMProcessor(ProcessorMixin):
             template += segment + (f" {SEG}" if text else SEG)
             spans.append((start, len(text)) if start < len(text) else (spans[-1] if spans else (0, 0)))
         return ParsedAnswer(text=text + segments[-1], template=template + segments[-1], spans=spans)
+
+    @staticmethod
+    def _check_masks(conversation: TrainingConversation, photo_size_hw: tuple[int, ...]) -> None:
+        given = conversation.target_masks + ([] if conversation.ignore_mask is None else [conversation.ignore_mask])
+        for mask in given:
+            if mask.shape != photo_size_hw:
+                raise ModelError(f"a mask of {mask.shape} (h, w) for an upright photo of {photo_size_hw}; masks belong to the photo as "
+                                 "people see it, after its EXIF orientation")
 
     def _user_turn(self, question: str) -> dict[str, str]:
         return {"role": "user", "content": f"{self.image_token}\n{self._without_special_tokens(question)}"}
