@@ -20,10 +20,11 @@ from pixellm.inference.engine import generate
 from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.model.conversion import OFFICIAL_IMAGE_STATISTICS, plan_official
 from pixellm.model.losses import dice, refined_bce, text_loss
+from pixellm.model.modeling_pixellm import PhotoFeatures
 from pixellm.model.processing_pixellm import PixelLMImageProcessor
 from pixellm.model.tensor_plan import write_model
 
-TOLERANCE = 2e-4  # 9e-5 is the worst seen, on feat_last of `b`
+TOLERANCE = 2e-4  # 9.2e-5 is the worst seen, on logits of `e`
 EXACT = {"image", "resized", "image_token_mask", "input_ids", "labels", "gt_masks", "gen_ids"}
 IMAGE_PLACEHOLDER = -200
 
@@ -109,12 +110,36 @@ def measure(folder: Path) -> dict[str, float]:
         "mask_scores": scores(masks), "gen_ids": np.array(ids[:meta["prompt_len"]] + answer.token_ids), "gen_masks": generated,
         "gen_scores": scores(generated),
     }
+    new_ids = golden["gen_ids"][meta["prompt_len"]:].tolist()
+    if breaks_a_group(new_ids, meta["seg_ids"]):  # our engine never does; the released code gives such an answer no mask at all
+        following = greedy_ids(model, photos, *expand(golden["gen_ids"].tolist(), model.config.image_token_id, image_token_mask))
+        found["gen_ids"] = np.array(ids[:meta["prompt_len"]] + following[len(following) - len(new_ids) - 1:-1])
+        found["gen_masks"], found["gen_scores"] = np.zeros((0, *size_hw)), np.zeros(0)
     errors = {name: largest_error(value, golden[name]) for name, value in found.items()}
     given = {"image", "input_ids", "labels", "gt_masks"}
     assert set(golden.files) == found.keys() | given, f"keys not compared: {set(golden.files) - found.keys() - given}"
     expanded_labels = expand([label if token != IMAGE_PLACEHOLDER else IMAGE_PLACEHOLDER for token, label in zip(ids, labels, strict=True)],
                              -100, image_token_mask)[0]
     return errors | loss_errors(meta, output.logits, expanded_labels, masks, torch.from_numpy(golden["gt_masks"]).float())
+
+
+def breaks_a_group(ids: list[int], codebook_ids: list[int]) -> bool:
+    """Whether a codebook id stands outside a whole group."""
+    place = 0
+    while place < len(ids):
+        is_group = ids[place:place + len(codebook_ids)] == codebook_ids
+        if not is_group and ids[place] in codebook_ids:
+            return True
+        place += len(codebook_ids) if is_group else 1
+    return False
+
+
+def greedy_ids(model: PixelLMForConditionalGeneration, photos: PhotoFeatures, input_ids: Tensor, attention_mask: Tensor) -> list[int]:
+    """The id that follows each position of (1, T) ids, of all ids: what greedy decoding says without a rule about groups."""
+    hidden_states = model.language_model.base_model(
+        inputs_embeds=model.embed_tokens(input_ids, photos.image_embeds), attention_mask=attention_mask,
+        position_ids=torch.arange(input_ids.shape[1]).unsqueeze(0), use_cache=False).last_hidden_state
+    return model.token_logits(hidden_states)[0].argmax(-1).tolist()
 
 
 def loss_errors(meta: dict, logits: Tensor, labels: Tensor, masks: Tensor, targets: Tensor) -> dict[str, float]:
