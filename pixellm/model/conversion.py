@@ -135,6 +135,8 @@ def plan_llava(llava: Path, vision_tower: Path | None, codebook_token_ids: list[
     tensors = list_tensors(llava)
     is_hf = any("language_model." in name for name in tensors)
     plan = Plan()
+    if is_hf and vision_tower is not None:
+        raise ModelError(f"{llava} is in Hugging Face form and holds its own vision tower; leave vision_tower out")
     if is_hf:
         stem = "model.language_model." if any(name.startswith("model.language_model.") for name in tensors) else "language_model.model."
         vision_config = _read_vision_config(llava)

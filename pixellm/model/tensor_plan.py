@@ -12,7 +12,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -44,7 +44,7 @@ class TensorSource:
 def list_tensors(folder: Path) -> dict[str, TensorSource]:
     """Every tensor of a checkpoint folder: `*.safetensors`, else `*.bin` (read with `weights_only`, mapped, not loaded).
 
-    Raises ModelError when the folder holds neither, or the same name twice.
+    Raises ModelError when the folder holds neither, a file that is not whole, or the same name twice.
     """
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not files:
@@ -52,8 +52,11 @@ def list_tensors(folder: Path) -> dict[str, TensorSource]:
     found: dict[str, TensorSource] = {}
     for file in files:
         if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as opened:
-                shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+            try:
+                with safe_open(file, framework="pt") as opened:
+                    shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+            except SafetensorError as error:
+                raise ModelError(f"{file} is not whole ({error}); fetch it again") from None
         else:
             shapes = {name: tuple(tensor.shape) for name, tensor in _load_bin(file).items()}
         twice = found.keys() & shapes.keys()
@@ -68,8 +71,9 @@ def _load_bin(file: Path) -> dict[str, Tensor]:
     try:
         return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except (UnpicklingError, RuntimeError) as error:
-        raise ModelError(f"{file} is not a file of tensors that can be mapped ({str(error).splitlines()[0]}); save its state dict again "
-                         "as safetensors, on a machine where you trust it") from None
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"{file} is not a whole file of tensors that can be mapped ({reason}); fetch it again, or save its state dict as "
+                         "safetensors where you trust it") from None
 
 
 @dataclass

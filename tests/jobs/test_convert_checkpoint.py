@@ -185,6 +185,7 @@ def test_what_does_not_fit_llava_is_listed_at_once(llava, tmp_path, capsys):
                  "norm.weight is [3], expected [64]"):
         assert part in said
     assert not (tmp_path / "ours").exists()
+    assert "leave vision_tower out" in error_of(capsys, f"from_llava={tmp_path / 'llava'}", f"vision_tower={tmp_path}", "out=x")
     write_llava(llava, tmp_path / "original", "original")
     assert "give vision_tower" in error_of(capsys, f"from_llava={tmp_path / 'original'}", f"out={tmp_path / 'ours'}")
 
@@ -193,7 +194,18 @@ def test_a_pickle_that_is_not_of_tensors_is_refused(released):
     folder, _ = released
     (folder / "official" / "model.safetensors").unlink()
     torch.save({"model.norm.weight": Path("x")}, folder / "official" / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="not a file of tensors that can be mapped"):
+    with pytest.raises(ValueError, match="not a whole file of tensors that can be mapped"):
+        plan_official(folder / "official", folder / "tower", list(range(6)), 3)
+
+
+def test_a_file_that_is_not_whole_is_named(released):
+    folder, _ = released
+    file = folder / "official" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"model\.safetensors is not whole"):
+        plan_official(folder / "official", folder / "tower", list(range(6)), 3)
+    file.write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ValueError, match=r"model\.safetensors is not whole"):
         plan_official(folder / "official", folder / "tower", list(range(6)), 3)
 
 
