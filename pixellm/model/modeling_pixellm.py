@@ -207,7 +207,7 @@ class PixelLMForConditionalGeneration(PixelLMPreTrainedModel):
         return hidden_states[conversation[:, None], positions - 1], conversation
 
     def forward(self, pixel_values: Tensor, resized_sizes_hw: Tensor, photo_index: Tensor, input_ids: Tensor,
-                attention_mask: Tensor) -> PixelLMOutput:
+                attention_mask: Tensor, decode_masks: bool = True) -> PixelLMOutput:
         """Teacher-forced pass over Q conversations about B photos; each photo goes through the tower once.
 
         pixel_values (B, 3, S, S) float; resized_sizes_hw (B, 2) int64; photo_index (Q,) int64 in [0, B);
@@ -222,7 +222,10 @@ class PixelLMForConditionalGeneration(PixelLMPreTrainedModel):
         positions = torch.arange(input_ids.shape[1], device=input_ids.device).unsqueeze(0)
         hidden_states = self.language_model.base_model(
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=positions, use_cache=False).last_hidden_state
+        logits = self.token_logits(hidden_states)
+        if not decode_masks:
+            return PixelLMOutput(logits=logits, hidden_states=hidden_states)
         states, target_conversation = self.codebook_states(hidden_states, input_ids)
         mask_logits, scale_mask_logits = self.mask_head(photos.scale_features, photo_index[target_conversation], states)
-        return PixelLMOutput(logits=self.token_logits(hidden_states), hidden_states=hidden_states, mask_logits=mask_logits,
+        return PixelLMOutput(logits=logits, hidden_states=hidden_states, mask_logits=mask_logits,
                              scale_mask_logits=tuple(scale_mask_logits), target_conversation=target_conversation)

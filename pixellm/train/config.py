@@ -102,8 +102,14 @@ class TrainConfig(StrictModel):
 
     @property
     def trained_parts(self) -> tuple[Part, ...]:
-        """Parts that are neither in `frozen` nor at learning rate 0."""
-        return tuple(part for part in PARTS if part not in self.frozen and getattr(self.learning_rates, part) > 0)
+        """Parts that are neither in `frozen` nor at learning rate 0; the mask head only where masks are trained."""
+        frozen = self.frozen if self.trains_masks else (*self.frozen, "mask_head")
+        return tuple(part for part in PARTS if part not in frozen and getattr(self.learning_rates, part) > 0)
+
+    @property
+    def trains_masks(self) -> bool:
+        """Whether a mask loss counts. Without one, masks are not decoded: only what the model says is trained."""
+        return self.loss_weights.bce > 0 or self.loss_weights.dice > 0
 
     @property
     def storage_uri(self) -> str:

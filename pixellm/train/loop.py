@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import ray.train
@@ -16,7 +17,7 @@ from transformers import PreTrainedModel
 
 from pixellm.data.collate import Collator, MicroBatch
 from pixellm.data.stream import DataPosition, Prefetcher, RowStream, count_rows_per_epoch, list_row_groups
-from pixellm.model.losses import LossSums, compute_losses
+from pixellm.model.losses import LossSums, compute_losses, text_loss
 from pixellm.model.modeling_pixellm import PixelLMOutput
 from pixellm.model.processing_pixellm import PixelLMProcessor, resize_to_photos
 from pixellm.revision import git_revision
@@ -47,7 +48,18 @@ def train_worker(settings: dict) -> None:
     TrainLoop(config, settings["base_uri"]).run()
 
 
-def learning_rate_factor(step: int, config: TrainConfig) -> float:
+class Schedule(Protocol):
+    """What decides the learning rate."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def warmup_steps(self) -> int: ...
+    @property
+    def decay(self) -> str: ...
+
+
+def learning_rate_factor(step: int, config: Schedule) -> float:
     """What the peak learning rates are multiplied by in step `step` (0-based): up linearly over the warm-up, then down to 0 at `steps`."""
     if step < config.warmup_steps:
         return (step + 1) / (config.warmup_steps + 1)
@@ -89,8 +101,11 @@ def optimiser_step(engine: Engine, batches: list[MicroBatch], config: TrainConfi
 
 
 def forward_losses(forward: Callable[..., PixelLMOutput], tensors: dict[str, Tensor], config: TrainConfig) -> LossSums:
-    """The model's pass over one micro-batch and its losses, masks at the resolution that `config` says."""
-    output = forward(**{name: tensors[name] for name in MODEL_INPUTS})
+    """The model's pass over one micro-batch and its losses, masks at the resolution that `config` says; none where they weigh nothing."""
+    output = forward(**{name: tensors[name] for name in MODEL_INPUTS}, decode_masks=config.trains_masks)
+    if not config.trains_masks:
+        text, num_answer_tokens = text_loss(output.logits, tensors["labels"])
+        return LossSums(text, torch.zeros_like(text), torch.zeros_like(text), num_answer_tokens, torch.zeros_like(num_answer_tokens))
     mask_logits = output.mask_logits
     if config.mask_loss_resolution == "photo":
         photo = tensors["photo_index"][output.target_conversation]

@@ -12,7 +12,7 @@ from pixellm.data.manifest import read_manifest
 from pixellm.data.prompts import ANSWERS, QUESTIONS
 from pixellm.data.sources import shapes_questions
 from pixellm.data.stream import READ_CPUS
-from pixellm.model import presets
+from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor, presets
 from pixellm.storage import exists, join_uri, open_filesystem, upload_folder
 from pixellm.train.checkpoint import checkpoint_step, find_latest_checkpoint
 from pixellm.train.config import RANDOM_TINY, TrainConfig
@@ -54,13 +54,18 @@ def prepare_base(config: TrainConfig) -> str:
         return base_uri_of(config)
     uri = base_uri_of(config)
     if not exists(join_uri(uri, "processor_config.json")):
-        texts = [*shapes_questions.all_texts(), *ANSWERS, *(text for each in QUESTIONS.values() for text in each)]
-        model, processor = presets.build_preset("tiny", texts, seed=config.seed)
+        model, processor = build_random_tiny(config.seed)
         with tempfile.TemporaryDirectory(prefix="pixellm-base-") as folder:
             model.save_pretrained(folder)
             processor.save_pretrained(folder)
             upload_folder(folder, uri)
     return uri
+
+
+def build_random_tiny(seed: int) -> tuple[PixelLMForConditionalGeneration, PixelLMProcessor]:
+    """`tiny` with random weights; its tokenizer knows the drawn scenes' questions and the question templates."""
+    texts = [*shapes_questions.all_texts(), *ANSWERS, *(text for each in QUESTIONS.values() for text in each)]
+    return presets.build_preset("tiny", texts, seed)
 
 
 def base_uri_of(config: TrainConfig) -> str:

@@ -91,7 +91,7 @@ job() {
 progress_lines() {
     sed -u -nE \
         -e 's/\x1b\[[0-9;]*m//g; s/^\([A-Za-z:_]+ pid=[0-9]+(, ip=[^)]*)?\) //' \
-        -e '/^(step [0-9]|checkpoint |resuming |run |waiting |set aside |error:)/b show' \
+        -e '/^(step [0-9]|warm start|checkpoint |resuming |run |waiting |set aside |error:)/b show' \
         -e '/^(prepare |evaluate: |exported |serving |question |answer |  (rows|questions|targets|rejected rows) )/b show' \
         -e 'd' \
         -e ':show' -e 's/^ +//; G; /^(.*)\n\1$/d; s/\n.*//; h; s/^/        /p'

@@ -6,8 +6,7 @@ source "$LOCAL/cluster.sh"
 
 OUTPUT=$ROOT/.local/pretrain
 TARGET=$ROOT/pixellm/model/pretrained/tiny
-SHARDS=s3://pixellm/shards/shapes/naming
-FIRST=s3://pixellm/models/tiny-naming
+SHARDS=s3://pixellm/shards/shapes
 NUM_STAGES=8
 
 started=$EPOCHREALTIME
@@ -22,11 +21,11 @@ stage "start the S3 store (SeaweedFS)" start_store "$OUTPUT/s3" "$OUTPUT/logs/st
 stage "start Ray" start_ray "$OUTPUT/logs/ray.log"
 stage "draw scenes of all colours" job data-naming jobs.prepare_data --config jobs/configs/prepare_shapes_naming.yaml
 stage "draw scenes of two colours each" job data-two-colors jobs.prepare_data --config jobs/configs/prepare_shapes_naming.yaml \
-    seed=4 colors_per_scene=2 output=$SHARDS-two-colors
-stage "train from random weights" job train-naming jobs.train --config jobs/configs/pretrain_tiny_cpu.yaml
-stage "export" job export-naming jobs.export checkpoint=s3://pixellm/runs/tiny-naming output=$FIRST dtype=bfloat16
-stage "train on where a colour does not tell the object" job train-shapes jobs.train --config jobs/configs/pretrain_tiny_cpu.yaml \
-    run=tiny-shapes model=$FIRST data="[{uri: '$SHARDS', weight: 0.4}, '$SHARDS-two-colors']" steps=1100
-stage "export" job export-shapes jobs.export checkpoint=s3://pixellm/runs/tiny-shapes output="$TARGET" dtype=bfloat16
-cat "$OUTPUT"/logs/train-{naming,shapes}.log | progress_lines | sed 's/^ *//' > "$TARGET/train.log"
+    seed=4 colors_per_scene=2 output=$SHARDS/naming-two-colors
+stage "draw scenes with reasoning questions" job data-reasoning jobs.prepare_data --config jobs/configs/prepare_shapes_naming.yaml \
+    seed=6 questions=reasoning output=$SHARDS/reasoning
+stage "train tower and mask head from random weights" job tower jobs.pretrain_tower --config jobs/configs/pretrain_tower_cpu.yaml
+stage "train the language model to answer in words" job text jobs.train --config jobs/configs/train_tiny_text_cpu.yaml
+stage "export" job export jobs.export checkpoint=s3://pixellm/runs/tiny-text output="$TARGET" dtype=bfloat16
+cat "$OUTPUT"/logs/{tower,text}.log | progress_lines | sed 's/^ *//' > "$TARGET/train.log"
 say "wrote $TARGET in $(seconds_since "$started") s"

@@ -41,6 +41,16 @@ def test_a_batch_without_masks_trains_the_text_only(process_group):
     assert bool(found["language_model.lm_head.weight"].any())
 
 
+def test_without_mask_losses_only_the_text_is_trained(process_group):
+    batch = [make_batch(PHOTOS)]
+    whole, both = gradients(make_config(), batch)
+    found, interval = gradients(make_config(loss_weights={"bce": 0, "dice": 0}), batch)
+    assert (interval.bce, interval.dice) == (0, 0) and interval.text == pytest.approx(both.text, rel=1e-6)
+    assert not [name for name in found if name.startswith("mask_head.")] and whole.keys() - found.keys()
+    rows = "language_model.lm_head.weight"  # the masks do not reach them
+    assert largest_difference({rows: found[rows]}, {rows: whole[rows]}) < 1e-6
+
+
 @pytest.mark.parametrize(("saved_stage", "loaded_stage", "precision"), [(2, 0, "fp32"), (0, 2, "fp32"), (1, 2, "bf16")])
 def test_a_state_goes_on_at_another_stage(process_group, saved_stage, loaded_stage, precision):
     batches = [make_batch(PHOTOS[1:3])]

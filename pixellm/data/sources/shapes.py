@@ -18,10 +18,10 @@ __all__ = ["COLOR_RGB", "Scene", "ShapesSource", "all_texts", "draw_scene"]
 
 COLOR_RGB = {"red": (206, 42, 42), "green": (48, 165, 62), "blue": (45, 84, 212), "yellow": (236, 206, 48), "purple": (156, 62, 186),
              "white": (240, 240, 240)}
-DRAWING_VERSION = 1  # to be raised whenever the same (seed, scene number) gives another picture or other questions
-RADIUS_RANGE = (8 / 96, 20 / 96)  # of the photo's width
+DRAWING_VERSION = 2  # to be raised whenever the same (seed, scene number) gives another picture or other questions
+RADIUS_RANGE = (11 / 96, 20 / 96)  # of the photo's width
 LEADER_SHARE = 0.4  # of scenes whose last object is clearly the largest and lies near another one
-LEADER_RADIUS_RANGE, FOLLOWER_RADIUS_RANGE = (16.5 / 96, 20 / 96), (8 / 96, 13.5 / 96)
+LEADER_RADIUS_RANGE, FOLLOWER_RADIUS_RANGE = (18 / 96, 21 / 96), (11 / 96, 14.5 / 96)
 MIN_VISIBLE_SHARE = 0.6
 MIN_COVERED_SHARE = 0.06  # of an object's own area: with less hidden, nobody would call it "behind" the other
 SUPERSAMPLING = 4
