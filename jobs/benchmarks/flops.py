@@ -47,6 +47,6 @@ def run(config: Config) -> BenchmarkResult:
     return BenchmarkResult(headline, tables=tables, notes=(
         f"One photo; a prompt of {config.prompt_tokens} tokens and 256 of the photo; an answer of {config.answer_tokens} tokens and "
         f"{config.num_targets} targets, each of 6 tokens in ours and of 1 in the SAM-based model; KV cache in both.",
-        "TFLOP counts a multiply-add as two operations, TMAC as one; published figures often are TMAC under the name of TFLOP.",
+        "TFLOP counts a multiply-add as two operations, TMAC as one; the paper, which says about half, probably counts it as one.",
         "SAM-based: CLIP ViT-L/14 at 224 for the language model, SAM ViT-H at 1024 and its mask decoder, as LISA uses them.",
         "`ratio_without_decode` leaves the generation of the answer out: what one pass over a given answer's prompt would count."))
