@@ -11,7 +11,9 @@ import math
 import queue
 import threading
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -30,9 +32,9 @@ from pixellm.storage import join_uri, open_filesystem, run_parallel
 
 READ_CPUS = 0.25
 READ_TASKS_PER_WORKER = 2
-# What one dataset reads. It reads all of it ahead: a dataset that waits for its consumer inside its memory limit spins, and took more
-# than half of a training worker's CPU time (docs/log.md).
-BYTES_PER_DATASET = 64 << 20
+# What one dataset reads; the first ones are smaller, so that the first batch comes early. It is read whole, one dataset ahead of the
+# consumer: an executor that waits for its consumer spins, and took as much CPU time as the training itself (docs/log.md).
+FIRST_BYTES, BYTES_PER_DATASET = 4 << 20, 64 << 20
 CLOSE_TIMEOUT_S = 5.0
 ROWS_PER_SLICE = 16
 WHOLE_GROUPS_PER_WORKER = 8
@@ -163,23 +165,35 @@ class RowStream:
         self.first_epoch, self.consumed = position.first_epoch, dict(position.consumed)
 
     def __iter__(self) -> Iterator[StreamedRow]:
-        for units in self._portions():
-            for table in self._build_dataset(units).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-                for start in range(0, table.num_rows, ROWS_PER_SLICE):
-                    for row in table.slice(start, ROWS_PER_SLICE).to_pylist():
-                        yield StreamedRow(epoch=row.pop("epoch"), key=row.pop("key"), row=row)
+        portions = self._portions()
+        with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
+            ahead = reader.submit(self._read, next(portions))
+            while True:
+                blocks, ahead = ahead.result(), reader.submit(self._read, next(portions))
+                while blocks:
+                    yield from self._rows_of(ray.get(blocks.popleft()))
+
+    @staticmethod
+    def _rows_of(table: pa.Table) -> Iterator[StreamedRow]:
+        for start in range(0, table.num_rows, ROWS_PER_SLICE):
+            for row in table.slice(start, ROWS_PER_SLICE).to_pylist():
+                yield StreamedRow(epoch=row.pop("epoch"), key=row.pop("key"), row=row)
 
     def _portions(self) -> Iterator[list[ReadUnit]]:
-        """Units without end, cut into lists of about `BYTES_PER_DATASET`, at least one unit each."""
+        """Units without end, in lists of `FIRST_BYTES`, then twice as much and so on up to `BYTES_PER_DATASET`; one unit at least."""
         units: list[ReadUnit] = []
-        num_bytes = 0
+        num_bytes, enough = 0, FIRST_BYTES
         for epoch in itertools.count(self.first_epoch):
             for unit in plan_epoch(self.groups, self.seed, epoch, self.rank, self.num_workers):
                 units.append(unit)
                 num_bytes += unit.group.num_bytes // unit.num_parts
-                if num_bytes >= BYTES_PER_DATASET:
+                if num_bytes >= enough:
                     yield units
-                    units, num_bytes = [], 0
+                    units, num_bytes, enough = [], 0, min(2 * enough, BYTES_PER_DATASET)
+
+    def _read(self, units: list[ReadUnit]) -> deque[ray.ObjectRef]:
+        """Reads the units with a dataset of their own; tables in order."""
+        return deque(self._build_dataset(units).to_arrow_refs())
 
     def _build_dataset(self, units: list[ReadUnit]) -> Dataset:
         """A dataset whose blocks are the units, in order."""
