@@ -1,0 +1,84 @@
+"""What goes into the engine and what comes out: requests and their events. Knows tokens and masks, no text, no threads.
+
+Letters: I image tokens of a photo, S side of the padded photo, M side of a mask.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from pixellm.inference.sampling import Greedy, Sampler
+
+FinishReason = Literal["stop", "length", "max_targets", "cancelled", "expired", "error"]
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoInput:
+    """A photo as the image processor gives it: `pixel_values` (3, S, S) float, `resized_size_hw` the part that is not padding.
+
+    Photos with equal `key` share one vision pass and one prefill; by default the key is a hash of pixels and size.
+    """
+
+    pixel_values: Tensor
+    resized_size_hw: tuple[int, int]
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.key:
+            pixels = self.pixel_values.contiguous().cpu().numpy()
+            content = hashlib.sha256(repr((self.resized_size_hw, pixels.shape, pixels.dtype.str)).encode())
+            content.update(pixels.data)
+            object.__setattr__(self, "key", content.hexdigest())
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One question about one photo.
+
+    prompt_ids: the whole prompt, the image placeholder repeated I times in one run (`PixelLMProcessor.prompt_ids`).
+    max_new_tokens: counts every token of a codebook group; a group that does not fit any more ends the answer (`length`).
+    stop_token_ids: any of these ends the answer (`stop`) and is not part of it.
+    max_targets: a group beyond it ends the answer (`max_targets`); None for no limit.
+    sampler: chooses each free token; of this request alone, since it may hold a random state.
+    client: requests of different clients take turns; those of one client are served in order.
+    deadline_s: on the clock of `time.monotonic`; when it has passed, the request ends (`expired`).
+    """
+
+    photo: PhotoInput
+    prompt_ids: Sequence[int]
+    max_new_tokens: int
+    stop_token_ids: frozenset[int] = frozenset()
+    max_targets: int | None = None
+    sampler: Sampler = field(default_factory=Greedy)
+    client: str = ""
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """The next tokens of the answer; a codebook group comes whole."""
+
+    token_ids: list[int]
+
+
+@dataclass(frozen=True, eq=False)
+class MaskEvent:
+    """The mask of the answer's target `index` (0, 1, …, in order): `mask_logits` (M, M) on the CPU, over the padded photo."""
+
+    index: int
+    mask_logits: Tensor
+
+
+@dataclass(frozen=True)
+class EndEvent:
+    """The last event. `num_tokens` were given; `error` says why where the reason is `error`."""
+
+    reason: FinishReason
+    num_tokens: int
+    error: Exception | None = None
+
+
+Event = TokenEvent | MaskEvent | EndEvent
