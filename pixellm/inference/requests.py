@@ -8,22 +8,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from PIL import Image
 from torch import Tensor
 
 from pixellm.inference.sampling import Greedy, Sampler
+from pixellm.model.processing_pixellm import PixelLMImageProcessor
 
 FinishReason = Literal["stop", "length", "max_targets", "cancelled", "expired", "error"]
 
 
 @dataclass(frozen=True, eq=False)
 class PhotoInput:
-    """A photo as the image processor gives it: `pixel_values` (3, S, S) float, `resized_size_hw` the part that is not padding.
+    """A photo as the image processor gives it: `pixel_values` (3, S, S) float, the unpadded part's size, and which of the I image tokens
+    see any of it (0 or 1).
 
     Photos with equal `key` share one vision pass and one prefill; by default the key is a hash of pixels and size.
     """
 
     pixel_values: Tensor
     resized_size_hw: tuple[int, int]
+    image_token_mask: Sequence[int]
     key: str = ""
 
     def __post_init__(self) -> None:
@@ -32,6 +36,13 @@ class PhotoInput:
             content = hashlib.sha256(repr((self.resized_size_hw, pixels.shape, pixels.dtype.str)).encode())
             content.update(pixels.data)
             object.__setattr__(self, "key", content.hexdigest())
+
+    @classmethod
+    def from_image(cls, image: Image.Image, image_processor: PixelLMImageProcessor) -> "PhotoInput":
+        """Any photo, through the processor."""
+        inputs = image_processor.preprocess(image)
+        height, width = inputs["resized_sizes_hw"][0].tolist()
+        return cls(inputs["pixel_values"][0], (height, width), image_processor.image_token_mask((height, width)))
 
 
 @dataclass(frozen=True, eq=False)
