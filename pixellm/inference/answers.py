@@ -52,6 +52,8 @@ class Answer:
             self.finish_reason = "length"
         if opens_group:
             self._add_group_states(state.unsqueeze(0))
+        elif self.request.is_finished and self.request.is_finished(self.token_ids):
+            self.finish_reason = "stop"
         return taken[:-1] if self.finish_reason else list(taken)
 
     def add_states(self, hidden_states: Tensor) -> None:
