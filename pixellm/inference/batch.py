@@ -14,7 +14,8 @@ from PIL import Image
 
 from pixellm.errors import InputError, PixelLMError, RowError
 from pixellm.inference.photos import load_photo
-from pixellm.inference.segmenter import Segmentation, Segmenter
+from pixellm.inference.segmentation import Segmentation
+from pixellm.inference.segmenter import Segmenter
 from pixellm.masks import RLE, union_rles
 
 logger = logging.getLogger(__name__)
