@@ -16,6 +16,7 @@ from tests.conftest import ROOT
 LAYERS = {
     "pixellm": 0,
     "pixellm.errors": 0, "pixellm.masks": 0, "pixellm.settings": 0, "pixellm.storage": 0, "pixellm.drawing": 0, "pixellm.photos": 0,
+    "pixellm.revision": 0,
     "pixellm.model": 1,
     "pixellm.data": 2, "pixellm.inference": 2, "pixellm.evaluation.metrics": 2, "pixellm.testing": 2,
     "pixellm.train": 3, "pixellm.evaluation": 3, "pixellm.curation": 3,
@@ -41,6 +42,7 @@ ENOUGH = {
     "pixellm.masks": {"numpy", "PIL", "pycocotools"},
     "pixellm.drawing": {"numpy", "PIL"},
     "pixellm.photos": {"numpy", "PIL"},
+    "pixellm.revision": set(),
     "pixellm.storage": {"boto3", "botocore", "pyarrow"},
     "pixellm.data.prompts": {"numpy"},
     "pixellm.evaluation.metrics": {"numpy", "scipy", "pycocotools"},

@@ -1,4 +1,5 @@
-"""Named sizes of PixelLM. `tiny` is built here with a tokenizer of its own; a trained `tiny` ships with the package."""
+"""Named sizes of PixelLM. `tiny` is built here with a tokenizer of its own, a trained one ships with the package; `7b` and `13b` are the
+paper's, whose weights come from `jobs.convert_checkpoint`."""
 
 from collections.abc import Iterable
 from importlib import resources
@@ -60,6 +61,33 @@ def tiny_config() -> PixelLMConfig:
         codebook_token_ids=[TINY_VOCABULARY + 1 + i for i in range(num_tokens_per_scale * num_scales)],
         num_tokens_per_scale=num_tokens_per_scale, vision_feature_layers=[-1, -4], image_tokens_per_side=6,
         decoder_hidden_size=64, decoder_num_heads=4, decoder_mlp_size=256)
+
+
+# The language models of the paper: LLaVA on Vicuna 7B v1.1 and on Llama 2 13B chat, as their own configurations say.
+LANGUAGE_MODELS = {
+    "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+           "max_position_embeddings": 2048, "rms_norm_eps": 1e-6},
+    "13b": {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40,
+            "max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
+}
+LLAVA_VOCABULARY = 32003  # Llama's 32,000 pieces, <im_patch>, <im_start>, <im_end>
+
+
+def preset_config(name: str) -> PixelLMConfig:
+    """The architecture of a preset. Raises ConfigError that names the known ones.
+
+    `7b` and `13b`: CLIP ViT-L/14-336 run at 448, features of layers -2 and -11, two scales of three codebook tokens.
+    """
+    if name == "tiny":
+        return tiny_config()
+    if name not in LANGUAGE_MODELS:
+        raise ConfigError(f"preset {name!r} is not known; known: tiny, {', '.join(LANGUAGE_MODELS)}")
+    return PixelLMConfig(
+        vision_config=CLIPVisionConfig(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16,
+                                       image_size=448, patch_size=14, projection_dim=768),
+        text_config=LlamaConfig(vocab_size=LLAVA_VOCABULARY, pad_token_id=0, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False,
+                                **LANGUAGE_MODELS[name]),
+        image_token_id=LLAVA_VOCABULARY, codebook_token_ids=list(range(LLAVA_VOCABULARY + 1, LLAVA_VOCABULARY + 7)))
 
 
 def build_preset(name: str, texts: Iterable[str], seed: int = 0) -> tuple[PixelLMForConditionalGeneration, PixelLMProcessor]:

@@ -5,10 +5,8 @@ Knows files, not engines. Tensors are safetensors and everything else is JSON or
 
 import hashlib
 import json
-import os
 import random
 import re
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,18 +143,6 @@ def set_random_state(states: dict[str, Tensor]) -> None:
     random.setstate((3, tuple(states["python"].tolist()), None))
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
-
-
-def git_revision() -> str | None:
-    """Revision of the code: $PIXELLM_GIT_REVISION, else what git says of the folder that this file is in, else None."""
-    if revision := os.environ.get("PIXELLM_GIT_REVISION"):
-        return revision
-    try:
-        command = ["git", "rev-parse", "HEAD"]
-        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()
 
 
 def _sha256(file: Path) -> str:

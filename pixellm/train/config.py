@@ -41,9 +41,9 @@ class LossWeights(StrictModel):
 class LoraSettings(StrictModel):
     """Low-rank adapters on the language model's projections, whose own weights then stay frozen."""
 
-    r: int = Field(8, gt=0)
-    alpha: float = Field(16, gt=0)
-    dropout: float = Field(0.05, ge=0, lt=1)
+    r: int = Field(default=8, gt=0)
+    alpha: float = Field(default=16, gt=0)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
     targets: tuple[str, ...] = ("q_proj", "v_proj")
 
 

@@ -18,13 +18,13 @@ from pixellm.data.collate import Collator, MicroBatch
 from pixellm.data.stream import DataPosition, Prefetcher, RowStream, count_rows_per_epoch, list_row_groups
 from pixellm.model.losses import compute_losses
 from pixellm.model.processing_pixellm import PixelLMProcessor
+from pixellm.revision import git_revision
 from pixellm.storage import join_uri, local_copy, open_filesystem
 from pixellm.train.checkpoint import (
     RunProgress,
     TrainingCheckpoint,
     checkpoint_name,
     get_random_state,
-    git_revision,
     read_checkpoint,
     set_random_state,
     upload_checkpoint,

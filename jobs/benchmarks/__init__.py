@@ -1,0 +1,6 @@
+"""Benchmark suites, one module each: a `Config` (a BenchmarkConfig) and `run(config) -> BenchmarkResult`."""
+
+# What `python -m jobs.benchmark suite=NAME` knows, and what each suite measures. A suite is imported only when it runs.
+SUITES = {
+    "size": "parameters of the presets: all, trained, and the layers that adapters touch",
+}

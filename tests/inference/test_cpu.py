@@ -1,0 +1,40 @@
+"""The CPU's ways: the same products as torch's own, by other kernels."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pixellm.inference.cpu import keep_freed_memory, linear, use_inference_linear
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("shape", [(1, 7), (3, 5, 7), (0, 7)], ids=str)
+def test_linear_is_torchs(dtype, shape):
+    x, weight, bias, plus = (torch.randn(*size, dtype=dtype) for size in (shape, (11, 7), (11,), (*shape[:-1], 11)))
+    tolerance = {"atol": 1e-5 if dtype != torch.bfloat16 else 0.1, "rtol": 0}  # 2.5e-6 and 0.055 seen in 300 draws
+    torch.testing.assert_close(linear(x, weight), F.linear(x, weight), **tolerance)
+    torch.testing.assert_close(linear(x, weight, bias), F.linear(x, weight, bias), **tolerance)
+    kept = plus.clone()
+    torch.testing.assert_close(linear(x, weight, bias, plus), F.linear(x, weight, bias) + plus, **tolerance)
+    assert torch.equal(plus, kept)
+
+
+def test_transposed_views_are_taken_as_they_are():
+    x, weight = torch.randn(9, 6).t(), torch.randn(9, 4).t()
+    torch.testing.assert_close(linear(x, weight), x @ weight.t(), atol=1e-5, rtol=0)  # 1.4e-6 seen
+
+
+@torch.inference_mode()
+def test_models_keep_their_weights_and_results():
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Sequential(nn.Linear(8, 3, bias=False)))
+    x = torch.randn(4, 5)
+    expected, names = model(x), list(model.state_dict())
+    use_inference_linear(model)
+    assert list(model.state_dict()) == names
+    torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=0)  # 1e-7 seen
+
+
+def test_memory_can_be_kept_and_used_again():
+    keep_freed_memory()
+    assert torch.ones(8 << 20).sum() == 8 << 20
