@@ -16,7 +16,7 @@ from pixellm.inference.stepper import Stepper
 from pixellm.testing import generate_alone
 from tests.inference.models import MINI_VOCABULARY, WatchedGreedy, mini_model, mini_photos, photo_inputs
 
-MASK_TOLERANCE = 1e-4  # 1.3e-5 is the worst seen in the interleavings, on logits of up to 2.5
+MASK_TOLERANCE = 1e-4  # 2.2e-5 is the worst seen in the interleavings, on logits of up to 2.5
 BFLOAT16_MARGIN = 0.0625  # 0.031 is the widest lead at which one of 128 such answers parted (65 did; the median lead is 0.17)
 NUM_REQUESTS = 200
 NUM_INTERLEAVINGS = 1000
@@ -196,8 +196,8 @@ def rows(stepper, monkeypatch):
 
 def test_questions_about_one_photo_share_its_vision_pass_and_its_prefill(model, stepper, rows, monkeypatch):
     encoded = []
-    encode = model.encode_photos
-    monkeypatch.setattr(model, "encode_photos", lambda pixels, sizes: (encoded.append(len(pixels)), encode(pixels, sizes))[1])
+    encode = stepper.model.encode_photos
+    monkeypatch.setattr(stepper.model, "encode_photos", lambda pixels, sizes: (encoded.append(len(pixels)), encode(pixels, sizes))[1])
     photo = mini_photos(model, 1)[0]
     for question in range(10):
         stepper.add(stepper.prepare(some_request(photo, 1, (question + 1, 2)), lambda event: None))
@@ -273,7 +273,7 @@ def test_numbers_that_are_not_finite_stay_in_their_request(model, stepper):
 
 @pytest.mark.parametrize("part", ["forward", "encode_photos", "decode"])
 def test_a_step_that_fails_costs_only_who_was_in_it(model, stepper, monkeypatch, part):
-    owner = {"forward": stepper._slots, "encode_photos": model, "decode": stepper._mask_decoder}[part]
+    owner = {"forward": stepper._slots, "encode_photos": stepper.model, "decode": stepper._mask_decoder}[part]
     photos, group = mini_photos(model, 2), model.config.codebook_token_ids[0]
     works, fails = getattr(owner, part), []
 
@@ -342,26 +342,24 @@ def test_a_cache_too_small_for_one_photo_is_refused(model):
         Stepper(model, EngineConfig(photo_cache_mb=0.001))
 
 
-def test_words_alone_are_those_of_transformers(model, stepper):
+@torch.no_grad()
+def test_words_alone_are_those_of_transformers():
     """Where no group opens, `generate` of transformers is an independent reference."""
+    model = mini_model()
     with torch.no_grad():
-        kept = model.codebook.output_rows.detach().clone()
         model.codebook.output_rows.zero_()
-    try:
-        photo = mini_photos(model, 1)[0]  # without hidden tokens, whose positions `generate` would not count
-        requests = [some_request(photo, 20, question) for question in ([5], [8, 9, 2], [11] * 12)]
-        asked = [Asked(Expected(request, [], "", torch.empty(0))) for request in requests]
-        for each in asked:
-            stepper.add(stepper.prepare(each.expected.request, each.events.append))
-        run(stepper)
-        for each, request in zip(asked, requests, strict=True):
-            features = model.encode_photos(photo.pixel_values[None], torch.tensor([photo.resized_size_hw]))
-            embeds = model.embed_tokens(torch.tensor([request.prompt_ids]), features.image_embeds)
-            expected = model.language_model.generate(inputs_embeds=embeds, max_new_tokens=20, do_sample=False, eos_token_id=None)
-            assert each.token_ids == expected[0].tolist()
-    finally:
-        with torch.no_grad():
-            model.codebook.output_rows.copy_(kept)
+    stepper, photo = Stepper(model, EngineConfig(slot_tokens=64)), mini_photos(model, 1)[0]  # `generate` would not count hidden tokens
+    requests = [some_request(photo, 20, question) for question in ([5], [8, 9, 2], [11] * 12)]
+    all_events = []
+    for request in requests:
+        all_events.append(events := [])
+        stepper.add(stepper.prepare(request, events.append))
+    run(stepper)
+    features = model.encode_photos(photo.pixel_values[None], torch.tensor([photo.resized_size_hw]))
+    for request, events in zip(requests, all_events, strict=True):
+        embeds = model.embed_tokens(torch.tensor([request.prompt_ids]), features.image_embeds)
+        expected = model.language_model.generate(inputs_embeds=embeds, max_new_tokens=20, do_sample=False, eos_token_id=None)
+        assert [token for event in events[:-1] for token in event.token_ids] == expected[0].tolist()
 
 
 def test_in_bfloat16_answers_part_only_at_near_ties(speaking):
