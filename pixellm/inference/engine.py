@@ -19,53 +19,50 @@ from pixellm.model import PixelLMForConditionalGeneration
 
 
 class EventStream:
-    """The events of one request, to be iterated once, with `for` or `async for`; the last one is an EndEvent.
+    """The events of one request, each given once, with `for` or `async for`; the last one is an EndEvent.
 
     Leaving an `async for` by cancellation, or closing its iterator, cancels the request.
     """
 
     def __init__(self, cancel: Callable[[], None]):
-        self._cancel, self._events = cancel, deque[Event]()
+        self.cancel = cancel  # ends the request before the next step (`cancelled`); without effect when it is over
+        self._events: deque[Event] = deque()
+        self._is_over = False
         self._changed = threading.Condition()
         self._wake: Callable[[], object] | None = None
 
-    def cancel(self) -> None:
-        """Ends the request before the next step (`cancelled`); without effect when it is over."""
-        self._cancel()
-
     def __iter__(self) -> Iterator[Event]:
-        event: Event | None = None
-        while not isinstance(event, EndEvent):
+        while not self._is_over:
             with self._changed:
                 self._changed.wait_for(lambda: self._events)
-                event = self._events.popleft()
-            yield event
+            yield self._next()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         loop, arrived = asyncio.get_running_loop(), asyncio.Event()
-        event: Event | None = None
+        arrived.set()
+        self._wake = lambda: loop.call_soon_threadsafe(arrived.set)
         try:
-            with self._changed:
-                self._wake = lambda: loop.call_soon_threadsafe(arrived.set)
-                if self._events:
-                    arrived.set()
-            while not isinstance(event, EndEvent):
+            while not self._is_over:
                 await arrived.wait()
                 arrived.clear()
                 while self._events:
-                    event = self._events.popleft()
-                    yield event
+                    yield self._next()
         finally:
             self._wake = None
-            if not isinstance(event, EndEvent):
+            if not self._is_over:
                 self.cancel()
+
+    def _next(self) -> Event:
+        event = self._events.popleft()
+        self._is_over = isinstance(event, EndEvent)
+        return event
 
     def put(self, event: Event) -> None:
         """For the engine's thread."""
         with self._changed:
             self._events.append(event)
             self._changed.notify()
-            wake = self._wake
+        wake = self._wake
         if wake is not None:
             try:
                 wake()

@@ -1,5 +1,6 @@
 """How the next token is chosen from logits."""
 
+import math
 from typing import Protocol
 
 import torch
@@ -28,8 +29,8 @@ class Sampled:
     """
 
     def __init__(self, temperature: float = 1.0, top_p: float = 1.0, seed: int = 0):
-        if not temperature > 0:
-            raise InputError("temperature_invalid", f"temperature is {temperature}, expected more than 0; leave it out for greedy answers")
+        if not 0 < temperature < math.inf:
+            raise InputError("temperature_invalid", f"temperature is {temperature}, expected a finite number above 0; leave it out for greedy answers")
         if not 0 < top_p <= 1:
             raise InputError("top_p_invalid", f"top_p is {top_p}, expected more than 0 and at most 1")
         self.temperature, self.top_p, self.seed = temperature, top_p, seed

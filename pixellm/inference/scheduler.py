@@ -50,8 +50,11 @@ class FairQueue(Generic[Item]):
 
     def remove(self, is_over: Callable[[Item], bool]) -> list[Item]:
         """Takes out and returns those for which `is_over`."""
-        gone = [entry for entry in self._heap if is_over(entry.item)]  # type: ignore[arg-type]
+        gone: list[_Entry] = []
+        kept: list[_Entry] = []
+        for entry in self._heap:
+            (gone if is_over(entry.item) else kept).append(entry)  # type: ignore[arg-type]
         if gone:
-            self._heap = [entry for entry in self._heap if entry not in gone]
-            heapq.heapify(self._heap)
+            heapq.heapify(kept)
+            self._heap = kept
         return [entry.item for entry in gone]  # type: ignore[misc]
