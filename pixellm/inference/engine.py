@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 from pixellm.errors import ModelError
 from pixellm.inference.config import EngineConfig
+from pixellm.inference.cpu import keep_freed_memory
 from pixellm.inference.requests import EndEvent, Event, Request
 from pixellm.inference.stepper import Running, Stepper
 from pixellm.model import PixelLMForConditionalGeneration
@@ -124,6 +125,7 @@ class Engine:
     """
 
     def __init__(self, model: PixelLMForConditionalGeneration, config: EngineConfig | None = None):
+        keep_freed_memory()
         self._loop = _Loop(Stepper(model.eval(), config or EngineConfig()))
         self.close = weakref.finalize(self, self._loop.close)  # also when nobody holds the engine any more, or Python ends
 

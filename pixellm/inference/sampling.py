@@ -32,7 +32,7 @@ class Sampled:
             raise InputError("temperature_invalid", f"temperature is {temperature}, expected more than 0; leave it out for greedy answers")
         if not 0 < top_p <= 1:
             raise InputError("top_p_invalid", f"top_p is {top_p}, expected more than 0 and at most 1")
-        self.temperature, self.top_p = temperature, top_p
+        self.temperature, self.top_p, self.seed = temperature, top_p, seed
         self._generator = torch.Generator().manual_seed(seed)
 
     def choose(self, logits: Tensor) -> int:

@@ -9,6 +9,7 @@ import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from pixellm.errors import ModelError
+
+ModuleType = TypeVar("ModuleType", bound=nn.Module)
 
 ATTENTION_NAME = "pixellm_slots"
 # What some models hand to their attention and this one does not know; None or 0 means that they do not use it.
@@ -178,15 +181,20 @@ class _Probe:
         return value.new_zeros(1, 1, query.shape[1], value.shape[3])
 
 
+def view_of(module: ModuleType) -> ModuleType:
+    """A copy of the modules and configurations around the same weights: it can be changed without changing what was given."""
+    shared = {id(tensor): tensor for tensor in itertools.chain(module.parameters(), module.buffers())}
+    return copy.deepcopy(module, shared)
+
+
 def _with_slot_attention(base_model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of the modules around the same weights whose configuration, its own, names our attention. Raises ModelError."""
+    """A view whose configuration names our attention. Raises ModelError."""
     rope = getattr(base_model.config, "rope_parameters", None) or {}
     if not getattr(base_model, "_supports_attention_backend", False):
         raise ModelError(f"{type(base_model).__name__} does not take its attention from transformers' interface; the engine cannot run it")
     if rope.get("rope_type") in LENGTH_DEPENDENT_ROPE:
         raise ModelError(f"rotary positions of type {rope['rope_type']} depend on the longest prompt of a batch; answers would depend on "
                          "their neighbours")
-    shared = {id(tensor): tensor for tensor in itertools.chain(base_model.parameters(), base_model.buffers())}
-    view = copy.deepcopy(base_model, shared)
+    view = view_of(base_model)
     view.config._attn_implementation = ATTENTION_NAME
     return view

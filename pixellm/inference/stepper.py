@@ -16,12 +16,13 @@ from torch import Tensor
 from pixellm.errors import ConfigError, InputError, ModelError
 from pixellm.inference.answers import Answer, TokenRules
 from pixellm.inference.config import EngineConfig
+from pixellm.inference.cpu import use_inference_linear
 from pixellm.inference.mask_decoder import MaskDecoder, PhotoMaskFeatures
 from pixellm.inference.photo_cache import CachedPhoto, PhotoCache, PhotoKey
 from pixellm.inference.requests import EndEvent, EndReason, Event, MaskEvent, Request, TokenEvent
 from pixellm.inference.sampling import Greedy
 from pixellm.inference.scheduler import FairQueue
-from pixellm.inference.slots import Piece, SlotCache
+from pixellm.inference.slots import Piece, SlotCache, view_of
 from pixellm.model import PixelLMForConditionalGeneration
 
 
@@ -70,16 +71,18 @@ class _MaskJob:
 class Stepper:
     """The state of one engine. Not safe for use from several threads: `prepare` alone may be called from any.
 
+    Works on a view of `model` with its weights as they are now; the model itself is left as it is.
     Raises ConfigError when the photo cache cannot hold one photo, ModelError for a language model that `SlotCache` cannot run.
     """
 
     def __init__(self, model: PixelLMForConditionalGeneration, config: EngineConfig):
-        self.model, self.config = model, config
+        self.model, self.config = view_of(model), config
+        use_inference_linear(self.model)
         self._max_positions = getattr(model.config.text_config, "max_position_embeddings", None) or config.slot_tokens
         self._codebook_ids = list(model.config.codebook_token_ids)
         self._rules = TokenRules(model.config)
-        self._slots = SlotCache(model.language_model.base_model, config.num_slots, min(config.slot_tokens, self._max_positions))
-        self._mask_decoder = MaskDecoder(model.mask_head)
+        self._slots = SlotCache(self.model.language_model.base_model, config.num_slots, min(config.slot_tokens, self._max_positions))
+        self._mask_decoder = MaskDecoder(self.model.mask_head)
         self._photos = PhotoCache(int(config.photo_cache_mb * 1e6))
         self._photo_bytes = self._measure_photo_bytes()
         self._waiting: FairQueue[Running] = FairQueue()
