@@ -20,7 +20,7 @@ from pixellm.model.pixel_decoder import Attention, PixelDecoder, TwoWayBlock
 CHUNK_CELLS = 4 * 4096  # cells of the targets that are decoded together: 16 MB of float32 at C = 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ScaleFeatures:
     """One photo at one scale: `cells` (G, C), and what the first block's projections without bias make of them, (H, d, G) each."""
 
@@ -30,7 +30,7 @@ class ScaleFeatures:
     query: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PhotoMaskFeatures:
     """All that the mask decoder keeps of a photo, deepest scale first."""
 
