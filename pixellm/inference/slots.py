@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from pixellm.errors import ModelError
+from pixellm.inference.cpu import padded_num_rows
 
 ModuleType = TypeVar("ModuleType", bound=nn.Module)
 
@@ -53,7 +54,7 @@ class _Block:
 
 @dataclass(frozen=True)
 class SlotStep:
-    """How the rows of one step lie in the cache. `slot_of_row`, `place_of_row` (T,) int64."""
+    """How the rows of one step lie in the cache: `slot_of_row`, `place_of_row` (T,) int64. Rows after them are padding."""
 
     keys: Tensor
     values: Tensor
@@ -91,8 +92,11 @@ class SlotCache:
 
     def forward(self, embeds: Tensor, positions: Tensor, pieces: Sequence[Piece]) -> Tensor:
         """Rows (T, D) with position ids (T,), piece after piece by rising slot -> final hidden states (T, D)."""
+        num_rows = len(embeds)
+        num_unused = (padded_num_rows(num_rows) if embeds.device.type == "cpu" else num_rows) - num_rows
+        embeds, positions = F.pad(embeds, (0, 0, 0, num_unused)), F.pad(positions, (0, num_unused))
         return self._model(inputs_embeds=embeds.unsqueeze(0), position_ids=positions.unsqueeze(0), use_cache=False,
-                           slot_step=self._plan(pieces)).last_hidden_state.squeeze(0)
+                           slot_step=self._plan(pieces)).last_hidden_state[0, :num_rows]
 
     def read(self, slot: int, num_rows: int) -> tuple[Tensor, Tensor]:
         """Copies of the first rows of a slot: keys and values (layers, G, num_rows, E)."""
@@ -138,10 +142,11 @@ def slot_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor,
         return slot_step.see(module, query, key, value, attention_mask, kwargs), None
     assert slot_step is not None
     keys, values = slot_step.keys[module.layer_idx], slot_step.values[module.layer_idx]
-    keys[slot_step.slot_of_row, :, slot_step.place_of_row] = key[0].transpose(0, 1)
-    values[slot_step.slot_of_row, :, slot_step.place_of_row] = value[0].transpose(0, 1)
+    num_rows = len(slot_step.slot_of_row)
+    keys[slot_step.slot_of_row, :, slot_step.place_of_row] = key[0, :, :num_rows].transpose(0, 1)
+    values[slot_step.slot_of_row, :, slot_step.place_of_row] = value[0, :, :num_rows].transpose(0, 1)
     num_heads, num_key_heads = query.shape[1], keys.shape[1]
-    output = query.new_empty(query.shape[2], num_heads, values.shape[-1])
+    output = query.new_zeros(query.shape[2], num_heads, values.shape[-1])
     for block in slot_step.blocks:
         # Query heads that share a key head become further rows of it, so the keys are never repeated.
         queries = query[0, :, block.rows].unflatten(1, (-1, block.num_rows)).transpose(0, 1)
