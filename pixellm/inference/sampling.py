@@ -30,7 +30,8 @@ class Sampled:
 
     def __init__(self, temperature: float = 1.0, top_p: float = 1.0, seed: int = 0):
         if not 0 < temperature < math.inf:
-            raise InputError("temperature_invalid", f"temperature is {temperature}, expected a finite number above 0; leave it out for greedy answers")
+            raise InputError("temperature_invalid", f"temperature is {temperature}, expected a finite number above 0; "
+                             "leave it out for greedy answers")
         if not 0 < top_p <= 1:
             raise InputError("top_p_invalid", f"top_p is {top_p}, expected more than 0 and at most 1")
         self.temperature, self.top_p, self.seed = temperature, top_p, seed

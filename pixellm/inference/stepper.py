@@ -121,6 +121,9 @@ class Stepper:
             raise InputError("prompt_too_long", f"a prompt of {len(positions)} tokens and {request.max_new_tokens} new ones exceed the "
                              f"{self._slots.capacity} tokens of a slot; ask a shorter question or for fewer tokens")
         num_prefix_rows = len(positions) - (len(ids) - stop)
+        if self._num_photo_bytes(num_prefix_rows) > self._photos.capacity_bytes:
+            raise InputError("prompt_too_long", f"the photo and the {start} tokens before it do not fit into the cache of "
+                             f"{self.config.photo_cache_mb:g} MB; put the text after the photo")
         return Running(request, emit, Answer(request, self._codebook_ids), (request.photo.key, tuple(ids[:start])),
                        [ids[place] for place in positions], positions, num_prefix_rows, len(positions))
 
@@ -159,11 +162,14 @@ class Stepper:
             features = self.model.encode_photos(torch.zeros(1, 3, side, side, device=self.model.device), size_hw)
             mask_features = self._mask_decoder.prepare(tuple(scale[0] for scale in features.scale_features))
         num_bytes = features.image_embeds.nbytes + sum(scale.nbytes for scale in features.scale_features) + mask_features.num_bytes
-        needed = num_bytes + self._slots.capacity * self._slots.bytes_per_row
+        needed = num_bytes + self.model.config.num_image_tokens * self._slots.bytes_per_row
         if needed > self._photos.capacity_bytes:
-            raise ConfigError(f"one photo and its prompt take up to {needed / 1e6:.0f} MB, more than photo_cache_mb "
-                              f"({self.config.photo_cache_mb:g}); give the cache more")
+            raise ConfigError(f"one photo takes up to {needed / 1e6:.3g} MB, more than photo_cache_mb ({self.config.photo_cache_mb:g}); "
+                              "give the cache more")
         return num_bytes
+
+    def _num_photo_bytes(self, num_prefix_rows: int) -> int:
+        return self._photo_bytes + num_prefix_rows * self._slots.bytes_per_row
 
     def _drop_unwanted(self) -> None:
         now_s = time.monotonic()
@@ -173,8 +179,7 @@ class Stepper:
 
     def _admit(self) -> None:
         while self._free_slots and (running := self._waiting.head()) is not None:
-            num_bytes = self._photo_bytes + running.num_prefix_rows * self._slots.bytes_per_row
-            photo = self._photos.acquire(running.photo_key, num_bytes)
+            photo = self._photos.acquire(running.photo_key, self._num_photo_bytes(running.num_prefix_rows))
             if photo is None:
                 return
             self._waiting.pop()

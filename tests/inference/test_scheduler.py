@@ -26,7 +26,7 @@ def test_a_client_with_one_request_does_not_wait_behind_a_hundred():
 
 def test_turns_are_by_cost():
     queue = FairQueue()
-    for item in range(30):
+    for _ in range(30):
         queue.push("large", "large", 30)
         queue.push("small", "small", 10)
     first = drain(queue)[:20]

@@ -101,11 +101,11 @@ def test_the_pool_has_everything_in_it(pool):
 
 
 def stepper_configs():
-    """Few and many slots, prompts whole and in pieces, a cache for all photos and one for hardly any."""
+    """Few and many slots, prompts whole and in pieces, a cache for all photos and for one (about 17 kB), two and three of them."""
     return [EngineConfig(num_slots=num_slots, max_rows_per_step=num_rows, photo_cache_mb=cache_mb, max_photos_per_step=num_photos,
                          max_masks_per_step=num_masks, slot_tokens=64)
             for num_slots, num_rows, cache_mb, num_photos, num_masks in (
-                (1, 1, 1, 1, 1), (2, 512, 0.06, 2, 3), (3, 7, 0.06, 1, 2), (4, 20, 1, 4, 16), (6, 10, 0.12, 3, 1), (8, 512, 1, 8, 16))]
+                (1, 1, 1, 1, 1), (2, 512, 0.018, 2, 3), (3, 7, 0.036, 1, 2), (4, 20, 1, 4, 16), (6, 10, 0.055, 3, 1), (8, 512, 1, 8, 16))]
 
 
 def assert_empty(stepper: Stepper) -> None:
@@ -340,6 +340,20 @@ def test_slots_shorter_than_the_positions_limit_prompts(model):
 def test_a_cache_too_small_for_one_photo_is_refused(model):
     with pytest.raises(ConfigError, match="photo_cache_mb"):
         Stepper(model, EngineConfig(photo_cache_mb=0.001))
+    stepper, photo = Stepper(model, EngineConfig(photo_cache_mb=0.017)), mini_photos(model, 1)[0]
+    stepper.prepare(Request(photo, [MINI_VOCABULARY] * 4 + [5], 1), lambda event: None)
+    with pytest.raises(InputError, match="the 20 tokens before it do not fit into the cache"):
+        stepper.prepare(Request(photo, [3] * 20 + [MINI_VOCABULARY] * 4 + [5], 1), lambda event: None)
+
+
+def test_a_request_waits_until_the_cache_has_room_for_its_photo(model):
+    """At the head of the queue: what comes later does not overtake it."""
+    stepper, photos = Stepper(model, EngineConfig(num_slots=4, photo_cache_mb=0.018, slot_tokens=64)), mini_photos(model, 2)
+    order = []
+    for name, photo in (("first", 0), ("other photo", 1), ("first again", 0)):
+        stepper.add(stepper.prepare(some_request(photos[photo]), lambda event, name=name: order.append((name, type(event)))))
+    run(stepper)
+    assert [name for name, kind in order if kind is EndEvent] == ["first", "other photo", "first again"]
 
 
 @torch.no_grad()
