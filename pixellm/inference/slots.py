@@ -7,10 +7,12 @@ Letters: T rows of a step, S slots, H query heads, G key/value heads, E head wid
 
 import copy
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -81,9 +83,8 @@ class SlotCache:
         num_heads, num_key_heads, key_width, value_width = probe.shapes.pop()
         self._heads_per_key_head = num_heads // num_key_heads
         weight = next(base_model.parameters())
-        # On a CPU, rows of these zeros that no answer has reached take no memory.
-        self.keys = weight.new_zeros(num_layers, num_slots, num_key_heads, capacity, key_width)
-        self.values = weight.new_zeros(num_layers, num_slots, num_key_heads, capacity, value_width)
+        self.keys = _untouched_zeros((num_layers, num_slots, num_key_heads, capacity, key_width), weight)
+        self.values = _untouched_zeros((num_layers, num_slots, num_key_heads, capacity, value_width), weight)
 
     @property
     def bytes_per_row(self) -> int:
@@ -184,6 +185,13 @@ class _Probe:
         self.layers.append(module.layer_idx)
         self.shapes.add((query.shape[1], key.shape[1], key.shape[3], value.shape[3]))
         return value.new_zeros(1, 1, query.shape[1], value.shape[3])
+
+
+def _untouched_zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Zeros of the dtype and device of `like`. On a CPU, rows that no answer reaches take no memory: torch's own would be written."""
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    return torch.from_numpy(np.zeros(math.prod(shape) * like.element_size(), np.uint8)).view(like.dtype).view(shape)
 
 
 def view_of(module: ModuleType) -> ModuleType:
