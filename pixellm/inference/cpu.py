@@ -1,4 +1,4 @@
-"""What makes the unmodified modules fast on a CPU: products by oneDNN, and memory that is kept.
+"""What makes the unmodified modules fast on a CPU: products and attention by oneDNN, and memory that is kept.
 
 torch multiplies float32 matrices with MKL, which runs its slower kernels on CPUs that are not Intel's: 106 GFLOP/s a core against 240 with
 oneDNN on a 5th-generation EPYC (1024 x 1024 x 1024), and about twice as much at the engine's shapes. bfloat16 goes to oneDNN by itself.
@@ -9,6 +9,10 @@ import ctypes
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+ATTENTION_NAME = "pixellm_onednn"
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 _LARGEST_KEPT_BYTES, _KEPT_BYTES = 32 << 20, 256 << 20
@@ -19,6 +23,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, plus: Tensor |
     if x.device.type != "cpu" or x.dtype != torch.float32:
         product = F.linear(x, weight, bias)
         return product if plus is None else product.add_(plus)
+    if not weight.is_contiguous() and not weight.t().is_contiguous():
+        weight = weight.contiguous()  # other strides send oneDNN to its reference code, a thousand times slower
     if plus is None:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return torch.ops.mkldnn._linear_pointwise.binary(x, plus, weight, bias, "add")
@@ -45,6 +51,34 @@ def use_inference_linear(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = InferenceLinear
+
+
+def head_by_head_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+                           scaling: float | None = None, **kwargs) -> tuple[Tensor, None]:
+    """An attention function of transformers' interface, without a causal mask: (B, H, T, E) each -> (B, T, H, E).
+
+    `attention_mask` (B or 1, 1, T or 1, T) is added to the scores. Two products and a softmax for each head: at 1,025 tokens of width 64
+    25 ms where torch's fused attention takes 44 (16 heads, one thread), in bfloat16 18 and 48.
+    """
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    output = query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
+    for photo in range(len(query)):
+        mask = None if attention_mask is None else attention_mask[photo % len(attention_mask), 0]
+        for head in range(query.shape[1]):
+            scores = linear(query[photo, head] * scale, key[photo, head])
+            if mask is not None:
+                scores += mask
+            output[photo, :, head] = linear(scores.softmax(-1), value[photo, head].t())
+    return output, None
+
+
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, head_by_head_attention)
+
+
+def use_inference_attention(tower: PreTrainedModel) -> None:
+    """Let a vision tower whose attention comes from transformers' interface use `head_by_head_attention`; others stay as they are."""
+    if getattr(tower, "_supports_attention_backend", False):
+        tower.config._attn_implementation = ATTENTION_NAME
 
 
 def keep_freed_memory() -> None:

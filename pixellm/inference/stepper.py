@@ -16,7 +16,7 @@ from torch import Tensor
 from pixellm.errors import ConfigError, InputError, ModelError
 from pixellm.inference.answers import Answer, TokenRules
 from pixellm.inference.config import EngineConfig
-from pixellm.inference.cpu import use_inference_linear
+from pixellm.inference.cpu import use_inference_attention, use_inference_linear
 from pixellm.inference.mask_decoder import MaskDecoder, PhotoMaskFeatures
 from pixellm.inference.photo_cache import CachedPhoto, PhotoCache, PhotoKey
 from pixellm.inference.requests import EndEvent, EndReason, Event, MaskEvent, Request, TokenEvent
@@ -78,6 +78,8 @@ class Stepper:
     def __init__(self, model: PixelLMForConditionalGeneration, config: EngineConfig):
         self.model, self.config = view_of(model), config
         use_inference_linear(self.model)
+        if model.device.type == "cpu":
+            use_inference_attention(self.model.vision_tower)
         self._max_positions = getattr(model.config.text_config, "max_position_embeddings", None) or config.slot_tokens
         self._codebook_ids = list(model.config.codebook_token_ids)
         self._rules = TokenRules(model.config)

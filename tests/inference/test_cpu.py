@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import AutoModel, CLIPVisionConfig, Dinov2Config, SiglipVisionConfig
 
-from pixellm.inference.cpu import keep_freed_memory, linear, use_inference_linear
+from pixellm.inference.cpu import keep_freed_memory, linear, use_inference_attention, use_inference_linear
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -23,6 +24,29 @@ def test_linear_is_torchs(dtype, shape):
 def test_transposed_views_are_taken_as_they_are():
     x, weight = torch.randn(9, 6).t(), torch.randn(9, 4).t()
     torch.testing.assert_close(linear(x, weight), x @ weight.t(), atol=1e-5, rtol=0)  # 1.4e-6 seen
+
+
+@pytest.mark.parametrize("stride", [(12, 1), (12, 2), (1, 9)], ids=str)
+def test_any_strides(stride):
+    x, weight = torch.randn(3, 6), torch.randn(200).as_strided((4, 6), stride)
+    torch.testing.assert_close(linear(x, weight), x @ weight.t(), atol=1e-5, rtol=0)  # 1e-6 seen
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 32, "patch_size": 8, "intermediate_size": 48}
+
+
+@pytest.mark.parametrize("config", [CLIPVisionConfig(**SMALL), SiglipVisionConfig(**SMALL), Dinov2Config(**SMALL)],
+                         ids=lambda config: config.model_type)
+@torch.inference_mode()
+def test_towers_see_the_same(config):
+    tower = AutoModel.from_config(config).eval()
+    pixels, mask = torch.randn(2, 3, 32, 32), {}
+    if config.model_type == "clip_vision_model":  # the one that takes a mask
+        mask["attention_mask"] = torch.zeros(2, 1, 1, 17)
+        mask["attention_mask"][1, :, :, 9:] = torch.finfo(torch.float32).min
+    expected = tower(pixel_values=pixels, **mask).last_hidden_state
+    use_inference_attention(tower)
+    torch.testing.assert_close(tower(pixel_values=pixels, **mask).last_hidden_state, expected, atol=1e-5, rtol=0)  # 2e-6 seen
 
 
 @torch.inference_mode()
