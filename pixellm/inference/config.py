@@ -13,5 +13,5 @@ class EngineConfig(StrictModel):
                              "the model's positions where those are fewer")
     max_rows_per_step: int = Field(default=512, gt=0, description="rows of one forward: running answers first, then prompts")
     photo_cache_mb: float = Field(default=1024, gt=0, description="in units of 1,000,000 bytes; least recently used out first")
-    max_photos_per_step: int = Field(default=4, gt=0, description="photos of one vision pass, between two steps")
-    max_masks_per_step: int = Field(default=16, gt=0, description="masks decoded together, between two steps")
+    max_photos_per_step: int = Field(default=1, gt=0, description="photos of one vision pass; on a CPU, more only make others wait")
+    max_masks_per_step: int = Field(default=4, gt=0, description="masks decoded together, as max_photos_per_step")

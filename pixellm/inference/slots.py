@@ -8,11 +8,11 @@ Letters: T rows of a step, S slots, H query heads, G key/value heads, E head wid
 import copy
 import itertools
 import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -188,10 +188,14 @@ class _Probe:
 
 
 def _untouched_zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Zeros of the dtype and device of `like`. On a CPU, rows that no answer reaches take no memory: torch's own would be written."""
+    """Zeros of the dtype and device of `like`. On a CPU, rows that no answer reaches take no memory.
+
+    torch writes its zeros, and NumPy asks for huge pages, a few rows of which make all of them resident.
+    """
     if like.device.type != "cpu":
         return like.new_zeros(shape)
-    return torch.from_numpy(np.zeros(math.prod(shape) * like.element_size(), np.uint8)).view(like.dtype).view(shape)
+    memory = mmap.mmap(-1, math.prod(shape) * like.element_size(), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(memory, dtype=like.dtype).view(shape)
 
 
 def view_of(module: ModuleType) -> ModuleType:
