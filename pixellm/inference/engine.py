@@ -14,7 +14,8 @@ from pixellm.errors import ModelError
 from pixellm.inference.config import EngineConfig
 from pixellm.inference.cpu import keep_freed_memory
 from pixellm.inference.requests import EndEvent, Event, Request
-from pixellm.inference.stepper import Running, Stepper
+from pixellm.inference.running import Running
+from pixellm.inference.stepper import Stepper
 from pixellm.model import PixelLMForConditionalGeneration
 
 

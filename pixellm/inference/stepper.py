@@ -2,70 +2,28 @@
 
 A step frees what is over, admits who is next, passes new photos through the tower, then runs one packed forward: the tokens of all
 running answers (a forced codebook group is several rows of it) and pieces of prompts; last it decodes the masks whose states are known.
-Letters: T rows of a step, D language-model width, K targets of several answers, M side of a mask.
+Letters: T rows of a step, D language-model width.
 """
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pixellm.errors import ConfigError, InputError, ModelError
-from pixellm.inference.answers import Answer, TokenRules
+from pixellm.errors import ConfigError, ModelError
+from pixellm.inference.answers import TokenRules
 from pixellm.inference.config import EngineConfig
 from pixellm.inference.cpu import use_inference_attention, use_inference_linear
-from pixellm.inference.mask_decoder import MaskDecoder, PhotoMaskFeatures
-from pixellm.inference.photo_cache import CachedPhoto, PhotoCache, PhotoKey
+from pixellm.inference.mask_decoder import MaskDecoder
+from pixellm.inference.mask_queue import MaskQueue
+from pixellm.inference.photo_cache import CachedPhoto, PhotoCache
 from pixellm.inference.requests import EndEvent, EndReason, Event, MaskEvent, Request, TokenEvent
+from pixellm.inference.running import Limits, Running
 from pixellm.inference.sampling import Greedy
 from pixellm.inference.scheduler import FairQueue
 from pixellm.inference.slots import Piece, SlotCache, view_of
 from pixellm.model import PixelLMForConditionalGeneration
-
-
-@dataclass(eq=False)
-class Running:
-    """A request on its way. `ids` and `positions` are the rows to be fed next; hidden image tokens are left out of them.
-
-    slot: -1 while it waits, and again after the last token. num_rows: how many its slot holds. prompt_rows: of the prompt not fed yet.
-    """
-
-    request: Request
-    emit: Callable[[Event], None]
-    answer: Answer
-    photo_key: PhotoKey
-    ids: list[int]
-    positions: list[int]
-    num_prefix_rows: int  # up to the last image token
-    prompt_rows: int
-    num_image_rows: int = 0  # fed already
-    num_rows: int = 0
-    slot: int = -1
-    photo: CachedPhoto | None = None
-    num_masks: int = 0  # ordered so far
-    num_masks_due: int = 0  # of them not given out yet
-    is_cancelled: bool = False
-    is_over: bool = False
-
-    def is_unwanted(self, now_s: float) -> bool:
-        return self.is_cancelled or (self.request.deadline_s is not None and now_s >= self.request.deadline_s)
-
-    def fed(self, num_rows: int) -> None:
-        """The next `num_rows` rows went through."""
-        del self.ids[:num_rows], self.positions[:num_rows]
-        self.num_rows += num_rows
-        self.prompt_rows = max(0, self.prompt_rows - num_rows)
-
-
-@dataclass(frozen=True, eq=False)
-class _MaskJob:
-    running: Running
-    photo: CachedPhoto
-    index: int
-    states: Tensor
 
 
 class Stepper:
@@ -80,17 +38,20 @@ class Stepper:
         use_inference_linear(self.model)
         if model.device.type == "cpu":
             use_inference_attention(self.model.vision_tower)
-        self._max_positions = getattr(model.config.text_config, "max_position_embeddings", None) or config.slot_tokens
-        self._codebook_ids = list(model.config.codebook_token_ids)
+        max_positions = getattr(model.config.text_config, "max_position_embeddings", None) or config.slot_tokens
+        self._slots = SlotCache(self.model.language_model.base_model, config.num_slots, min(config.slot_tokens, max_positions))
         self._rules = TokenRules(model.config)
-        self._slots = SlotCache(self.model.language_model.base_model, config.num_slots, min(config.slot_tokens, self._max_positions))
-        self._mask_decoder = MaskDecoder(self.model.mask_head)
         self._photos = PhotoCache(int(config.photo_cache_mb * 1e6))
-        self._photo_bytes = self._measure_photo_bytes()
+        mask_decoder = MaskDecoder(self.model.mask_head)
+        self._masks = MaskQueue(mask_decoder)
+        self._limits = Limits(
+            image_size=model.config.vision_config.image_size, num_image_tokens=model.config.num_image_tokens,
+            image_token_id=model.config.image_token_id, codebook_ids=list(model.config.codebook_token_ids), max_positions=max_positions,
+            slot_capacity=self._slots.capacity, photo_bytes=self._measure_photo_bytes(mask_decoder),
+            bytes_per_row=self._slots.bytes_per_row, photo_cache_bytes=self._photos.capacity_bytes)
         self._waiting: FairQueue[Running] = FairQueue()
         self._active: list[Running] = []  # in order of admission
         self._free_slots = list(range(config.num_slots))
-        self._mask_jobs: deque[_MaskJob] = deque()
 
     @property
     def is_idle(self) -> bool:
@@ -99,35 +60,9 @@ class Stepper:
     def prepare(self, request: Request, emit: Callable[[Event], None]) -> Running:
         """Checks a request and makes it ready for `add`. Events go to `emit`, from whoever calls `step`.
 
-        Raises InputError: `prompt_too_long`, `prompt_invalid`, `photo_invalid`, `max_new_tokens_invalid`.
+        Raises InputError: `max_new_tokens_invalid`, `photo_invalid`, `prompt_invalid`, `prompt_too_long`.
         """
-        ids, image_id = list(request.prompt_ids), self.model.config.image_token_id
-        side, num_image_tokens = self.model.config.vision_config.image_size, self.model.config.num_image_tokens
-        if request.max_new_tokens < 1:
-            raise InputError("max_new_tokens_invalid", f"max_new_tokens is {request.max_new_tokens}, expected at least 1")
-        if tuple(request.photo.pixel_values.shape) != (3, side, side) or len(request.photo.image_token_mask) != num_image_tokens:
-            raise InputError("photo_invalid", f"the photo has pixels {tuple(request.photo.pixel_values.shape)} and "
-                             f"{len(request.photo.image_token_mask)} image tokens, expected (3, {side}, {side}) and {num_image_tokens}")
-        start = ids.index(image_id) if image_id in ids else 0
-        stop = start + num_image_tokens
-        if ids.count(image_id) != num_image_tokens or set(ids[start:stop]) != {image_id} or stop == len(ids):
-            raise InputError("prompt_invalid", f"the prompt has {ids.count(image_id)} image tokens, expected one run of {num_image_tokens} "
-                             "and text after it")
-        if len(ids) + request.max_new_tokens > self._max_positions:
-            raise InputError("prompt_too_long", f"a prompt of {len(ids)} tokens and {request.max_new_tokens} new ones exceed the model's "
-                             f"{self._max_positions} positions; ask a shorter question or for fewer tokens")
-        # Positions count hidden image tokens, but nothing ever attends to them: their rows need not exist.
-        positions = [place for place in range(len(ids))
-                     if not start <= place < stop or request.photo.image_token_mask[place - start]]
-        if len(positions) + request.max_new_tokens > self._slots.capacity:
-            raise InputError("prompt_too_long", f"a prompt of {len(positions)} tokens and {request.max_new_tokens} new ones exceed the "
-                             f"{self._slots.capacity} tokens of a slot; ask a shorter question or for fewer tokens")
-        num_prefix_rows = len(positions) - (len(ids) - stop)
-        if self._num_photo_bytes(num_prefix_rows) > self._photos.capacity_bytes:
-            raise InputError("prompt_too_long", f"the photo and the {start} tokens before it do not fit into the cache of "
-                             f"{self.config.photo_cache_mb:g} MB; put the text after the photo")
-        return Running(request, emit, Answer(request, self._codebook_ids), (request.photo.key, tuple(ids[:start])),
-                       [ids[place] for place in positions], positions, num_prefix_rows, len(positions))
+        return self._limits.to_running(request, emit)
 
     def add(self, running: Running) -> None:
         """Puts a prepared request into the queue, at the cost of the rows that it will need."""
@@ -156,22 +91,19 @@ class Stepper:
         for running in [*self._active, *self._waiting.remove(lambda _: True)]:
             self._end(running, reason, error)
 
-    def _measure_photo_bytes(self) -> int:
+    @torch.inference_mode()
+    def _measure_photo_bytes(self, mask_decoder: MaskDecoder) -> int:
         """Bytes of a photo's features, from an empty photo. It also shows early whether tower and decoder run."""
-        side = self.model.config.vision_config.image_size
-        with torch.inference_mode():
-            size_hw = torch.tensor([[side, side]], device=self.model.device)
-            features = self.model.encode_photos(torch.zeros(1, 3, side, side, device=self.model.device), size_hw)
-            mask_features = self._mask_decoder.prepare(tuple(scale[0] for scale in features.scale_features))
+        config, device = self.model.config, self.model.device
+        side = config.vision_config.image_size
+        features = self.model.encode_photos(torch.zeros(1, 3, side, side, device=device), torch.tensor([[side, side]], device=device))
+        mask_features = mask_decoder.prepare(tuple(scale[0] for scale in features.scale_features))
         num_bytes = features.image_embeds.nbytes + sum(scale.nbytes for scale in features.scale_features) + mask_features.num_bytes
-        needed = num_bytes + self.model.config.num_image_tokens * self._slots.bytes_per_row
+        needed = num_bytes + config.num_image_tokens * self._slots.bytes_per_row
         if needed > self._photos.capacity_bytes:
             raise ConfigError(f"one photo takes up to {needed / 1e6:.3g} MB, more than photo_cache_mb ({self.config.photo_cache_mb:g}); "
                               "give the cache more")
         return num_bytes
-
-    def _num_photo_bytes(self, num_prefix_rows: int) -> int:
-        return self._photo_bytes + num_prefix_rows * self._slots.bytes_per_row
 
     def _drop_unwanted(self) -> None:
         now_s = time.monotonic()
@@ -181,7 +113,7 @@ class Stepper:
 
     def _admit(self) -> None:
         while self._free_slots and (running := self._waiting.head()) is not None:
-            photo = self._photos.acquire(running.photo_key, self._num_photo_bytes(running.num_prefix_rows))
+            photo = self._photos.acquire(running.photo_key, running.num_photo_bytes)
             if photo is None:
                 return
             self._waiting.pop()
@@ -216,11 +148,11 @@ class Stepper:
 
     def _choose_rows(self) -> list[tuple[Running, int]]:
         """Who feeds how many rows in this step, by rising slot."""
-        turn = [(running, len(running.ids)) for running in self._active if running.slot >= 0 and not running.prompt_rows]
+        turn = [(running, len(running.ids)) for running in self._active if running.slot >= 0 and not running.num_prompt_rows]
         num_left = max(1, self.config.max_rows_per_step - sum(num_rows for _, num_rows in turn))
         for running in self._active:
-            if running.prompt_rows and num_left and self._may_fill(running):
-                num_rows = min(running.prompt_rows, num_left)
+            if running.num_prompt_rows and num_left and self._may_fill(running):
+                num_rows = min(running.num_prompt_rows, num_left)
                 turn.append((running, num_rows))
                 num_left -= num_rows
         return sorted(turn, key=lambda each: each[0].slot)
@@ -231,7 +163,7 @@ class Stepper:
         assert photo is not None
         if running.num_rows == 0 and photo.prefix_keys is not None and photo.prefix_values is not None:
             self._slots.write(running.slot, photo.prefix_keys, photo.prefix_values)
-            running.fed(running.num_prefix_rows)
+            running.pass_rows(running.num_prefix_rows)
         elif running.num_rows == 0 and photo.filler is None and photo.image_embeds is not None:
             photo.filler = running
         return running.num_rows > 0 or photo.filler is running
@@ -256,11 +188,15 @@ class Stepper:
         """Hands the hidden states to their answers, and predicts the next token of those that have nothing left to feed."""
         predicting: list[Running] = []
         last_rows: list[int] = []
+        is_finite = hidden.isfinite().all(-1).tolist()
         stop = 0
         for running, num_rows in turn:
             start, stop = stop, stop + num_rows
-            was_prompt = running.prompt_rows > 0
-            running.fed(num_rows)
+            if not all(is_finite[start:stop]):
+                self._end(running, "error", ModelError("the model gave hidden states that are not finite"))
+                continue
+            was_prompt = running.num_prompt_rows > 0
+            running.pass_rows(num_rows)
             if was_prompt:
                 self._keep_prefix(running)
             else:
@@ -273,12 +209,9 @@ class Stepper:
             return
         states = hidden[torch.tensor(last_rows, device=hidden.device)]
         logits = self.model.token_logits(states)
-        is_finite = logits.isfinite().all(-1).tolist()
         greedy = self._rules.mask_(logits).argmax(-1).tolist()
         for row, running in enumerate(predicting):
             try:
-                if not is_finite[row]:
-                    raise ModelError("the model gave logits that are not finite")
                 sampler = running.request.sampler
                 token_id = greedy[row] if isinstance(sampler, Greedy) else sampler.choose(logits[row])
                 self._accept(running, self._rules.check(token_id, logits.shape[-1]), states[row])
@@ -306,7 +239,7 @@ class Stepper:
         """Orders the masks whose states are known, and ends the text when it is complete."""
         assert running.photo is not None
         for index in range(running.num_masks, len(running.answer.states)):
-            self._mask_jobs.append(_MaskJob(running, running.photo, index, running.answer.states[index]))
+            self._masks.add(running, running.photo, index, running.answer.states[index])
         running.num_masks_due += len(running.answer.states) - running.num_masks
         running.num_masks = len(running.answer.states)
         if running.answer.is_complete:
@@ -315,38 +248,16 @@ class Stepper:
                 self._end(running, running.answer.finish_reason)
 
     def _decode_masks(self) -> None:
-        """The oldest masks that are due, of any answers, together."""
-        num_jobs = min(len(self._mask_jobs), self.config.max_masks_per_step)
-        jobs = [self._mask_jobs.popleft() for _ in range(num_jobs)]
-        for running, error in self._decode(jobs):
-            self._end(running, "error", error)
-        for running in {job.running: None for job in jobs}:
-            if not running.num_masks_due and running.answer.is_complete:
-                self._end(running, running.answer.finish_reason)
-
-    def _decode(self, jobs: Sequence[_MaskJob]) -> list[tuple[Running, Exception]]:
-        """Decodes and gives out; a batch that fails is decoded one by one, so that only those at fault are lost. Returns them."""
-        if not jobs:
-            return []
-        try:
-            photos = list({job.photo: None for job in jobs})
-            mask_logits = self._mask_decoder.decode([self._mask_features(photo) for photo in photos],
-                                                    [photos.index(job.photo) for job in jobs],
-                                                    torch.stack([job.states for job in jobs])).cpu()
-        except Exception as error:
-            if len(jobs) == 1:
-                return [(jobs[0].running, error)]
-            return [failed for job in jobs for failed in self._decode([job])]
-        for job, logits in zip(jobs, mask_logits, strict=True):
-            job.running.num_masks_due -= 1
-            job.running.emit(MaskEvent(job.index, logits.clone()))
-        return []
-
-    def _mask_features(self, photo: CachedPhoto) -> PhotoMaskFeatures:
-        if photo.mask_features is None:
-            assert photo.scale_features is not None
-            photo.mask_features, photo.scale_features = self._mask_decoder.prepare(photo.scale_features), None
-        return photo.mask_features
+        """The oldest masks that are due, and the ends of those who waited for them."""
+        for mask in self._masks.decode(self.config.max_masks_per_step):
+            running = mask.running
+            if isinstance(mask.result, Exception):
+                self._end(running, "error", mask.result)
+            elif not running.is_over:
+                running.num_masks_due -= 1
+                running.emit(MaskEvent(mask.index, mask.result))
+                if not running.num_masks_due and running.answer.is_complete:
+                    self._end(running, running.answer.finish_reason)
 
     def _free_slot(self, running: Running) -> None:
         self._free_slots.append(running.slot)
@@ -366,6 +277,6 @@ class Stepper:
             self._photos.release(running.photo)
             self._active.remove(running)
         if running.num_masks_due:
-            self._mask_jobs = deque(job for job in self._mask_jobs if job.running is not running)
+            self._masks.drop(running)
         assert reason is not None
         running.emit(EndEvent(reason, len(running.answer.token_ids), error))

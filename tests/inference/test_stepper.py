@@ -112,7 +112,7 @@ def assert_empty(stepper: Stepper) -> None:
     """Nothing is held for anybody."""
     photos = stepper._photos
     assert sorted(stepper._free_slots) == list(range(stepper.config.num_slots))
-    assert not stepper._mask_jobs and not any(photo.num_users or photo.filler for photo in photos._photos.values())
+    assert not stepper._masks and not any(photo.num_users or photo.filler for photo in photos._photos.values())
     assert photos.num_bytes == sum(photo.num_bytes for photo in photos._photos.values()) <= photos.capacity_bytes
 
 
@@ -273,7 +273,7 @@ def test_numbers_that_are_not_finite_stay_in_their_request(model, stepper):
 
 @pytest.mark.parametrize("part", ["forward", "encode_photos", "decode"])
 def test_a_step_that_fails_costs_only_who_was_in_it(model, stepper, monkeypatch, part):
-    owner = {"forward": stepper._slots, "encode_photos": stepper.model, "decode": stepper._mask_decoder}[part]
+    owner = {"forward": stepper._slots, "encode_photos": stepper.model, "decode": stepper._masks._decoder}[part]
     photos, group = mini_photos(model, 2), model.config.codebook_token_ids[0]
     works, fails = getattr(owner, part), []
 
@@ -296,14 +296,14 @@ def test_a_step_that_fails_costs_only_who_was_in_it(model, stepper, monkeypatch,
 
 
 def test_masks_that_cannot_be_decoded_together_are_decoded_alone(model, stepper, monkeypatch):
-    decode = stepper._mask_decoder.decode
+    decode = stepper._masks._decoder.decode
 
     def fail_on_many(photos, photo_of_target, states):
         if len(states) > 1:
             raise RuntimeError("out of memory")
         return decode(photos, photo_of_target, states)
 
-    monkeypatch.setattr(stepper._mask_decoder, "decode", fail_on_many)
+    monkeypatch.setattr(stepper._masks._decoder, "decode", fail_on_many)
     group, all_events = model.config.codebook_token_ids[0], []
     for photo in mini_photos(model, 3):
         all_events.append(events := [])
@@ -326,9 +326,10 @@ def test_requests_that_cannot_be_answered_are_refused(model, stepper, change, co
     with pytest.raises(InputError) as error:
         stepper.prepare(replace(request, **change), lambda event: None)
     assert error.value.code == code
-    photo = replace(request.photo, pixel_values=torch.zeros(3, 8, 8))
-    with pytest.raises(InputError, match="expected"):
-        stepper.prepare(replace(request, photo=photo), lambda event: None)
+    for change in ({"pixel_values": torch.zeros(3, 8, 8)}, {"image_token_mask": [1, 1]}, {"image_token_mask": [0] * 4}):
+        with pytest.raises(InputError) as error:
+            stepper.prepare(replace(request, photo=replace(request.photo, **change)), lambda event: None)
+        assert error.value.code == "photo_invalid"
 
 
 def test_slots_shorter_than_the_positions_limit_prompts(model):
@@ -342,7 +343,7 @@ def test_a_cache_too_small_for_one_photo_is_refused(model):
         Stepper(model, EngineConfig(photo_cache_mb=0.001))
     stepper, photo = Stepper(model, EngineConfig(photo_cache_mb=0.017)), mini_photos(model, 1)[0]
     stepper.prepare(Request(photo, [MINI_VOCABULARY] * 4 + [5], 1), lambda event: None)
-    with pytest.raises(InputError, match="the 20 tokens before it do not fit into the cache"):
+    with pytest.raises(InputError, match=r"the 20 tokens before it take 0\.0215 MB, the photo cache holds 0\.017"):
         stepper.prepare(Request(photo, [3] * 20 + [MINI_VOCABULARY] * 4 + [5], 1), lambda event: None)
 
 
