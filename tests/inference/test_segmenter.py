@@ -5,11 +5,12 @@ from PIL import Image
 
 from pixellm.errors import DeadlineError, InputError
 from pixellm.inference.config import EngineConfig
+from pixellm.inference.requests import Request
 from pixellm.inference.segmentation import Segmentation, Target, TextDelta
 from pixellm.inference.segmenter import AnswerOptions, Segmenter
 from pixellm.masks import rle_to_mask
-from pixellm.testing import random_photo
-from tests.inference.models import QUESTIONS, SIZES_HW, photos
+from pixellm.testing import generate_alone, random_photo
+from tests.inference.models import QUESTIONS, SIZES_HW, photo_inputs, photos
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,21 @@ def test_segmentations_have_masks_of_the_photos_size(results):
             mask = rle_to_mask(target.rle)
             assert mask.shape == size_hw and mask.sum() == target.area
             assert result.text[slice(*target.span)] == target.phrase and 0 <= target.score <= 1
+
+
+def test_answers_are_those_of_one_by_one_generation(speaking, results):
+    """Masks at the photo's size may differ where a logit is within the tolerance of 0, and nowhere else."""
+    model, processor = speaking
+    for photo, question, result in zip(photo_inputs(processor), QUESTIONS, results, strict=True):
+        request = Request(photo, processor.prompt_ids(question), 40, frozenset([processor.tokenizer.eos_token_id]))
+        answer, mask_logits = generate_alone(model, request)
+        assert result.text == processor.parse_answer(answer.token_ids).text and len(result.targets) == len(mask_logits)
+        for target, logits in zip(result.targets, mask_logits, strict=True):
+            photo_logits = processor.image_processor.to_photo_masks(logits[None], photo.resized_size_hw, photo.photo_size_hw)[0]
+            is_sure = (photo_logits.abs() > 1e-4).numpy()  # 5e-6 is the largest difference seen
+            on = (photo_logits > 0).numpy()
+            assert (rle_to_mask(target.rle) == on)[is_sure].all() and is_sure.mean() > 0.99
+            assert abs(target.score - float((photo_logits.sigmoid() * on).sum() / (on.sum() + 1e-6))) < 1e-4  # 3e-7 seen
 
 
 def test_one_image_and_question_give_one_answer(segmenter, results):
