@@ -20,11 +20,11 @@ _LARGEST_KEPT_BYTES, _KEPT_BYTES = 32 << 20, 256 << 20
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, plus: Tensor | None = None) -> Tensor:
     """x (…, I) times weight (O, I) transposed, plus `bias` (O,) and `plus` (…, O). Knows no gradient."""
+    if not weight.is_contiguous() and not weight.t().is_contiguous():
+        weight = weight.contiguous()  # other strides send oneDNN to its reference code, a thousand times slower
     if x.device.type != "cpu" or x.dtype != torch.float32:
         product = F.linear(x, weight, bias)
         return product if plus is None else product.add_(plus)
-    if not weight.is_contiguous() and not weight.t().is_contiguous():
-        weight = weight.contiguous()  # other strides send oneDNN to its reference code, a thousand times slower
     if plus is None:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return torch.ops.mkldnn._linear_pointwise.binary(x, plus, weight, bias, "add")

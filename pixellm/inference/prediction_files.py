@@ -26,7 +26,7 @@ def add_photo(row: dict[str, Any], question: str) -> dict[str, Any]:
 
     Raises StorageError.
     """
-    conversation = {"question": question, "answer": None, "targets": [], "task": "reasoning"}
+    conversation: dict[str, Any] = {"question": question, "answer": None, "targets": [], "task": "reasoning"}
     return row | {"image": read_bytes(join_uri(row["source"], row["image_id"])), "height": None, "width": None, "regions": [],
                   "conversations": [conversation]}
 
