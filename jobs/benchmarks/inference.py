@@ -170,8 +170,8 @@ def _profile(contender: EngineContender, questions: Sequence[Question]) -> dict[
     stepper = contender.stepper
     seconds: dict[str, float] = defaultdict(float)
     parts = [(stepper.model, "encode_photos", "vision tower"), (stepper._slots, "forward", "prefill and answer tokens"),
-             (stepper.model, "token_logits", "prefill and answer tokens"), (stepper._mask_decoder, "prepare", "mask decoder, by photo"),
-             (stepper._mask_decoder, "decode", "mask decoder, by target")]
+             (stepper.model, "token_logits", "prefill and answer tokens"), (stepper._masks._decoder, "prepare", "mask decoder, by photo"),
+             (stepper._masks._decoder, "decode", "mask decoder, by target")]
     for owner, name, part in parts:
         setattr(owner, name, _timed(getattr(owner, name), part, seconds))
     started = time.perf_counter()
@@ -179,7 +179,7 @@ def _profile(contender: EngineContender, questions: Sequence[Question]) -> dict[
     total_s = time.perf_counter() - started
     for owner, name, _ in parts:
         delattr(owner, name)
-    # Photos are prepared inside `_mask_features`, before `decode` is called: no part contains another.
+    # Photos are prepared before `decode` is called: no part contains another.
     return dict(seconds) | {"rest": total_s - sum(seconds.values())}
 
 

@@ -152,7 +152,7 @@ class StepperWithoutForcedGroups(Stepper):
     """Feeds the tokens of a codebook group one in a step, as if each had to be predicted."""
 
     def _choose_rows(self) -> list[tuple[Running, int]]:
-        return [(running, num_rows if running.prompt_rows else 1) for running, num_rows in super()._choose_rows()]
+        return [(running, num_rows if running.num_prompt_rows else 1) for running, num_rows in super()._choose_rows()]
 
 
 class _Script(LogitsProcessor):
