@@ -20,7 +20,7 @@ EndReason = FinishReason | Literal["cancelled", "expired", "error"]  # of a requ
 
 @dataclass(frozen=True, eq=False)
 class PhotoInput:
-    """A photo as the image processor gives it: `pixel_values` (3, S, S) float, the size of the part that is not padding, the size of the
+    """A photo as the image processor gives it: `pixel_values` (3, S, S) float32, the size of the part that is not padding, the size of the
     upright photo (for whoever makes masks of that size), and which of the I image tokens see any of it (0 or 1).
 
     Photos with equal `key` share one vision pass and one prefill; by default the key is a hash of pixels and size.

@@ -61,10 +61,12 @@ class Limits:
     photo_cache_bytes: int
 
     def to_running(self, request: Request, emit: Callable[[Event], None]) -> Running:
-        """Raises InputError: `max_new_tokens_invalid`, `photo_invalid`, `prompt_invalid`, `prompt_too_long`."""
+        """Raises InputError: `max_new_tokens_invalid`, `max_targets_invalid`, `photo_invalid`, `prompt_invalid`, `prompt_too_long`."""
         ids, photo, num_new = list(request.prompt_ids), request.photo, request.max_new_tokens
         if num_new < 1:
             raise InputError("max_new_tokens_invalid", f"max_new_tokens is {num_new}, expected at least 1")
+        if request.max_targets is not None and request.max_targets < 0:
+            raise InputError("max_targets_invalid", f"max_targets is {request.max_targets}, expected at least 0, or None for no limit")
         if tuple(photo.pixel_values.shape) != (3, self.image_size, self.image_size):
             raise InputError("photo_invalid", f"the photo has pixels {tuple(photo.pixel_values.shape)}, "
                              f"expected (3, {self.image_size}, {self.image_size}); use the model's image processor")

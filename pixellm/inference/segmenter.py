@@ -63,7 +63,8 @@ class Segmenter:
                 options: AnswerOptions = AnswerOptions()) -> Segmentation | list[Segmentation]:
         """Answers `questions[i]` about `images[i]`, or one question about one image. A photo that comes again is not encoded again.
 
-        Raises InputError: `question_empty`, `prompt_too_long`, `temperature_invalid`, `top_p_invalid`; DeadlineError.
+        Raises DeadlineError, and InputError: `question_empty`, `prompt_too_long`, `max_new_tokens_invalid`, `max_targets_invalid`,
+        `temperature_invalid`, `top_p_invalid`, `stop_invalid`.
         """
         if isinstance(images, Image.Image) and isinstance(questions, str):
             return self.segment([images], [questions], max_new_tokens, options)[0]
@@ -105,6 +106,8 @@ class Segmenter:
             asked.stream.cancel()
 
     def _ask(self, photo: PhotoInput, question: str, max_new_tokens: int, options: AnswerOptions) -> "_Asked":
+        if "" in options.stop:
+            raise InputError("stop_invalid", "a stop string is empty; leave it out")
         request = Request(
             photo, self.processor.prompt_ids(question), max_new_tokens, frozenset([self.processor.tokenizer.eos_token_id]),
             is_finished=functools.partial(ends_with_stop, self.processor, options.stop) if options.stop else None,
@@ -122,8 +125,11 @@ class _Asked:
     reader: AnswerReader
 
     def wait(self) -> Segmentation:
-        for event in self.stream:
-            self.reader.take(event)
+        try:
+            for event in self.stream:
+                self.reader.take(event)
+        finally:
+            self.stream.cancel()
         return self.reader.to_segmentation()
 
 

@@ -60,7 +60,7 @@ class Stepper:
     def prepare(self, request: Request, emit: Callable[[Event], None]) -> Running:
         """Checks a request and makes it ready for `add`. Events go to `emit`, from whoever calls `step`.
 
-        Raises InputError: `max_new_tokens_invalid`, `photo_invalid`, `prompt_invalid`, `prompt_too_long`.
+        Raises InputError: `max_new_tokens_invalid`, `max_targets_invalid`, `photo_invalid`, `prompt_invalid`, `prompt_too_long`.
         """
         return self._limits.to_running(request, emit)
 

@@ -134,6 +134,8 @@ def test_a_seed_draws_the_same_answer_in_any_company(segmenter):
     ("what?", 0, AnswerOptions(), "max_new_tokens_invalid"),
     ("what?", 4, AnswerOptions(temperature=-1.0), "temperature_invalid"),
     ("what?", 4, AnswerOptions(temperature=1.0, top_p=0.0), "top_p_invalid"),
+    ("what?", 4, AnswerOptions(max_targets=-1), "max_targets_invalid"),
+    ("what?", 4, AnswerOptions(stop=("end", "")), "stop_invalid"),
 ])
 def test_bad_questions_are_clear_errors(segmenter, question, max_new_tokens, options, code):
     with pytest.raises(InputError) as error:
