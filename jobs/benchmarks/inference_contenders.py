@@ -16,7 +16,8 @@ from transformers import CLIPVisionConfig, LlamaConfig, LogitsProcessor, LogitsP
 
 from pixellm.inference.config import EngineConfig
 from pixellm.inference.requests import EndEvent, Event, MaskEvent, PhotoInput, Request
-from pixellm.inference.stepper import Running, Stepper
+from pixellm.inference.running import Running
+from pixellm.inference.stepper import Stepper
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration
 
 IMAGE_ID, CODEBOOK_IDS, END_ID, WORD_ID = 1001, tuple(range(1002, 1008)), 2, 5
@@ -152,7 +153,7 @@ class StepperWithoutForcedGroups(Stepper):
     """Feeds the tokens of a codebook group one in a step, as if each had to be predicted."""
 
     def _choose_rows(self) -> list[tuple[Running, int]]:
-        return [(running, num_rows if running.prompt_rows else 1) for running, num_rows in super()._choose_rows()]
+        return [(running, num_rows if running.num_prompt_rows else 1) for running, num_rows in super()._choose_rows()]
 
 
 class _Script(LogitsProcessor):
