@@ -167,11 +167,11 @@ def _median_and_p95(values: Sequence[float]) -> tuple[float, float]:
 
 def _profile(contender: EngineContender, questions: Sequence[Question]) -> dict[str, float]:
     """Seconds of one more run by part, under the names of `count_work`; `rest` is what is in none of them."""
-    stepper = contender.stepper
+    stepper, decoder = contender.stepper, contender.stepper._masks._decoder
     seconds: dict[str, float] = defaultdict(float)
     parts = [(stepper.model, "encode_photos", "vision tower"), (stepper._slots, "forward", "prefill and answer tokens"),
-             (stepper.model, "token_logits", "prefill and answer tokens"), (stepper._masks._decoder, "prepare", "mask decoder, by photo"),
-             (stepper._masks._decoder, "decode", "mask decoder, by target")]
+             (stepper.model, "token_logits", "prefill and answer tokens"), (decoder, "prepare", "mask decoder, by photo"),
+             (decoder, "decode", "mask decoder, by target")]
     for owner, name, part in parts:
         setattr(owner, name, _timed(getattr(owner, name), part, seconds))
     started = time.perf_counter()
@@ -179,7 +179,6 @@ def _profile(contender: EngineContender, questions: Sequence[Question]) -> dict[
     total_s = time.perf_counter() - started
     for owner, name, _ in parts:
         delattr(owner, name)
-    # Photos are prepared before `decode` is called: no part contains another.
     return dict(seconds) | {"rest": total_s - sum(seconds.values())}
 
 

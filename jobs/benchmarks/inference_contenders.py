@@ -16,7 +16,8 @@ from transformers import CLIPVisionConfig, LlamaConfig, LogitsProcessor, LogitsP
 
 from pixellm.inference.config import EngineConfig
 from pixellm.inference.requests import EndEvent, Event, MaskEvent, PhotoInput, Request
-from pixellm.inference.stepper import Running, Stepper
+from pixellm.inference.running import Running
+from pixellm.inference.stepper import Stepper
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration
 
 IMAGE_ID, CODEBOOK_IDS, END_ID, WORD_ID = 1001, tuple(range(1002, 1008)), 2, 5

@@ -43,7 +43,10 @@ class PhotoMaskFeatures:
 
 
 class MaskDecoder:
-    """Decodes targets of any mix of photos. It folds the weights of `mask_head` when it is built: build it again after they change."""
+    """Decodes targets of any mix of photos, for one thread at a time.
+
+    It takes the weights of `mask_head` as they are when it is built: build it again after they change.
+    """
 
     def __init__(self, mask_head: MaskHead):
         self._head = mask_head

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, CLIPVisionConfig, Dinov2Config, SiglipVisionConfig
 
-from pixellm.inference.cpu import keep_freed_memory, linear, use_inference_attention, use_inference_linear
+from pixellm.inference.cpu import head_by_head_attention, keep_freed_memory, linear, use_inference_attention, use_inference_linear
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -47,6 +47,15 @@ def test_towers_see_the_same(config):
     expected = tower(pixel_values=pixels, **mask).last_hidden_state
     use_inference_attention(tower)
     torch.testing.assert_close(tower(pixel_values=pixels, **mask).last_hidden_state, expected, atol=1e-5, rtol=0)  # 2e-6 seen
+
+
+@pytest.mark.parametrize("mask_shape", [None, (2, 1, 1, 9), (1, 4, 9, 9), (2, 4, 9, 9)], ids=str)
+def test_attention_is_torchs(mask_shape):
+    query, (key, value) = torch.randn(2, 4, 9, 8), torch.randn(2, 2, 2, 9, 8)
+    mask = None if mask_shape is None else torch.randn(mask_shape)
+    expected = F.scaled_dot_product_attention(query, key, value, mask, scale=0.3, enable_gqa=True).transpose(1, 2)
+    output, _ = head_by_head_attention(nn.Identity(), query, key, value, mask, scaling=0.3)
+    torch.testing.assert_close(output, expected, atol=1e-5, rtol=0)  # 8e-7 seen
 
 
 @torch.inference_mode()
