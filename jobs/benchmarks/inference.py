@@ -42,7 +42,7 @@ class Config(BenchmarkConfig):
     """The standard case is 48 new tokens with 4 targets; `quick` takes 14 with 1, one round, and float32."""
 
     dtypes: tuple[DtypeName, ...] = ("float32", "bfloat16")
-    num_waiting: tuple[int, ...] = Field((1, 4, 16, 64), description="questions that the engine gets at once")
+    num_waiting: tuple[int, ...] = Field((1, 4, 16, 64), description="questions that the engine gets at once; 1 and 16 always")
     num_mixed: int = Field(64, gt=0, description="questions of 16 to 64 new tokens with 1 to 6 targets, in batches of 16 and in ours")
     repeats: int = Field(3, gt=0)
     threads: int | None = Field(None, gt=0, description="of torch; its own choice by default")
@@ -105,7 +105,8 @@ def _run_dtype(config: Config, dtype: DtypeName) -> BenchmarkResult:
         Workload(NAIVE, one, lambda questions: answer_naively(model, questions)),
         Workload(GENERATE_ONE, one, lambda questions: answer_by_generate(model, questions, 1)),
         Workload("generate, static batches of 16, mixed", mixed, lambda questions: answer_by_generate(model, questions, 16)),
-        *(Workload(f"{ENGINE}, {num} waiting", build_questions([answer] * num, num), engine.answer) for num in config.num_waiting),
+        *(Workload(f"{ENGINE}, {num} waiting", build_questions([answer] * num, num), engine.answer)
+          for num in sorted({1, 16, *config.num_waiting})),
         Workload(f"{ENGINE}, 16 waiting on 2 photos", on_two, engine.answer),
         Workload(f"{ENGINE}, 16 waiting, groups not forced", sixteen, unforced.answer),
         Workload(f"{ENGINE}, mixed", mixed, engine.answer),

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from PIL import Image
 from transformers import CLIPVisionConfig, LlamaConfig
 
+from jobs.benchmarks import inference
 from jobs.benchmarks import inference_contenders as contenders
 from jobs.benchmarks.bars import Bar, draw_bars
 from jobs.benchmarks.inference import _mixed_answers, _profile
@@ -35,6 +37,20 @@ def test_all_contenders_give_the_same_masks(model):
         for answered, other in zip(answers, expected, strict=True):
             torch.testing.assert_close(torch.stack(answered.mask_logits), torch.stack(other.mask_logits), atol=1e-4, rtol=0)  # 3.3e-6 seen
             assert 0 < answered.first_token_s < answered.first_mask_s <= answered.end_s
+
+
+def test_a_run_gives_all_keys_tables_and_the_picture(model, monkeypatch, tmp_path):
+    monkeypatch.setattr(inference, "build_standard_model", lambda dtype: model)
+    result = inference.run(inference.Config(suite="inference", quick=True, output=str(tmp_path), threads=1))
+    assert result.headline.keys() >= {
+        "speedup_vs_naive_1", "speedup_vs_naive_16", "speedup_vs_naive_16_on_2", "speedup_vs_generate_one", "speedup_vs_generate_static",
+        "over_floor_16", "forced_group_gain", "photo_cache_gain"}
+    assert all(value > 0 for value in result.headline.values())
+    latency, profile = result.tables
+    assert [row[0] for row in latency.rows] == [case.name.removeprefix("float32: ") for case in result.cases]
+    assert sum(row[2] for row in profile.rows) == pytest.approx(1)
+    with Image.open(tmp_path / "inference.png") as picture:
+        assert picture.width > 0
 
 
 def test_scripts():
