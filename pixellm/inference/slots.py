@@ -25,7 +25,7 @@ from pixellm.inference.cpu import padded_num_rows
 ModuleType = TypeVar("ModuleType", bound=nn.Module)
 
 ATTENTION_NAME = "pixellm_slots"
-# What some models hand to their attention and this one does not know; None or 0 means that they do not use it.
+# What some models hand to their attention and this one does not know; None means that they do not use it.
 UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 

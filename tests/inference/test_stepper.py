@@ -17,7 +17,7 @@ from pixellm.testing import generate_alone
 from tests.inference.models import MINI_VOCABULARY, WatchedGreedy, mini_model, mini_photos, photo_inputs
 
 MASK_TOLERANCE = 1e-4  # 2.2e-5 is the worst seen in the interleavings, on logits of up to 2.5
-BFLOAT16_MARGIN = 0.0625  # 0.031 is the widest lead at which one of 128 such answers parted (65 did; the median lead is 0.17)
+BFLOAT16_MARGIN = 0.1  # 0.047 is the widest lead at which one of 128 such answers parted (84 did; the median lead is 0.17)
 NUM_REQUESTS = 200
 NUM_INTERLEAVINGS = 1000
 
