@@ -35,6 +35,10 @@ class InputError(PixelLMError, ValueError):
         return self.detail
 
 
+class DeadlineError(PixelLMError, TimeoutError):
+    """An answer was not complete when its time was over."""
+
+
 class RowError(PixelLMError, ValueError):
     """One row of a dataset is bad. `reason` is a stable slug such as `polygon_outside`; the row is set aside with it."""
 

@@ -31,6 +31,27 @@ def mask_to_rle(mask: np.ndarray) -> RLE:
     return _to_text(coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8)))
 
 
+def crop_to_rle(crop: np.ndarray, box_xy: tuple[int, int], size_hw: tuple[int, int]) -> RLE:
+    """bool (h, w), the part of a mask of `size_hw` whose upper left pixel is at `box_xy`, to the RLE of the whole; outside it is off.
+
+    Its time grows with the crop, not with the whole, and is a third where the crop's columns lie in one piece (`crop.T` is contiguous).
+    """
+    (left, top), (height, width) = box_xy, size_hw
+    if crop.ndim != 2 or left < 0 or top < 0 or left + crop.shape[1] > width or top + crop.shape[0] > height:
+        raise RowError("mask_shape", f"a crop of shape {crop.shape} at x {left}, y {top} is not inside a mask of {width}x{height}")
+    columns = np.zeros((crop.shape[1], crop.shape[0] + 2), dtype=bool)  # with an off pixel before and after each
+    columns[:, 1:-1] = crop.T
+    flat = columns.reshape(-1)
+    column, row = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]), columns.shape[1])
+    edges = (left + column) * height + top + row  # where runs of on pixels start and stop, in turn
+    joined = np.flatnonzero(edges[1:-1:2] == edges[2::2])  # a run down to the lower edge goes on at the top of the next column
+    edges = np.delete(edges, np.concatenate((2 * joined + 1, 2 * joined + 2)))
+    counts = np.diff(edges, prepend=0, append=height * width)
+    if counts[-1] == 0:  # COCO writes no run of nothing at the end
+        counts = counts[:-1]
+    return _to_text(coco_mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width))
+
+
 def rle_to_mask(rle: RLE) -> np.ndarray:
     """RLE to bool (H, W). The counts must be valid: see `check_rle` for those that come from outside."""
     height, width = rle["size"]

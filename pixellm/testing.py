@@ -6,10 +6,15 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
+import torch
 from PIL import Image
+from transformers import DynamicCache
 
 from pixellm.errors import InputError
-from pixellm.inference.segmenter import Segmentation, Target
+from pixellm.inference.answers import Answer, TokenRules
+from pixellm.inference.requests import Request
+from pixellm.inference.segmentation import Segmentation, Target
+from pixellm.inference.segmenter import AnswerOptions
 from pixellm.masks import RLE, mask_to_rle, rle_area, rle_box_xywh
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.model.presets import build_preset
@@ -30,6 +35,37 @@ def random_photo(height: int, width: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
 
 
+@torch.inference_mode()
+def generate_alone(model: PixelLMForConditionalGeneration, request: Request) -> tuple[Answer, torch.Tensor]:
+    """What the engine must give, in the plainest way: one request, its whole prompt with hidden tokens masked, then token by token.
+
+    Returns the answer and its masks' logits (K, M, M). It shares the rules of an answer with the engine, and none of its machinery.
+    """
+    photo, rules = request.photo, TokenRules(model.config)
+    features = model.encode_photos(photo.pixel_values.unsqueeze(0), torch.tensor([photo.resized_size_hw]))
+    input_ids = torch.tensor([list(request.prompt_ids)])
+    attention_mask = torch.ones_like(input_ids)
+    attention_mask[input_ids == model.config.image_token_id] = torch.tensor(photo.image_token_mask)
+    answer, cache = Answer(request, list(model.config.codebook_token_ids)), DynamicCache(config=model.config.text_config)
+    embeds, positions = model.embed_tokens(input_ids, features.image_embeds), torch.arange(input_ids.shape[1])[None]
+    waiting: list[int] = []
+    while not answer.is_complete:
+        hidden = model.language_model.base_model(inputs_embeds=embeds, attention_mask=attention_mask, position_ids=positions,
+                                                 past_key_values=cache, use_cache=True).last_hidden_state[0, -1]
+        if answer.token_ids:
+            answer.add_states(hidden.unsqueeze(0))
+        if not waiting and not answer.is_complete:
+            token_id = request.sampler.choose(rules.mask_(model.token_logits(hidden)))
+            waiting = answer.accept(rules.check(token_id, 1 << 62), hidden)
+        if waiting:
+            embeds, positions = model.embed_tokens(torch.tensor([[waiting.pop(0)]]), None), positions[:, -1:] + 1
+            attention_mask = torch.nn.functional.pad(attention_mask, (0, 1), value=1)
+    if not answer.states:
+        return answer, torch.zeros(0, model.config.mask_size, model.config.mask_size)
+    photo_of_target = torch.zeros(len(answer.states), dtype=torch.int64)
+    return answer, model.mask_head(features.scale_features, photo_of_target, torch.stack(answer.states))[0]
+
+
 class FakeSegmenter:
     """Has the interface of `Segmenter` and no model: the same question about the same photo always gets the same answer.
 
@@ -43,8 +79,10 @@ class FakeSegmenter:
         self.num_targets, self.known, self.failing, self.delay_s = num_targets, known or {}, failing, delay_s
         self.calls: list[tuple[int, int]] = []
 
-    def segment(self, images: Sequence[Image.Image], questions: Sequence[str], max_new_tokens: int = 128) -> list[Segmentation]:
-        """One answer per question. Raises InputError `question_empty` like the real one."""
+    def segment(self, images, questions, max_new_tokens=128, options=AnswerOptions()):
+        """One answer per question; for one image and one question, one. Raises InputError `question_empty` like the real one."""
+        if isinstance(images, Image.Image):
+            return self.segment([images], [questions], max_new_tokens)[0]
         self.calls.append((len(questions), len({id(image) for image in images})))
         time.sleep(self.delay_s)
         for index, question in enumerate(questions):

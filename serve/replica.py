@@ -24,7 +24,7 @@ from serve.config import CONCURRENT_BATCHES, AppConfig
 from serve.schemas import Mask, Rle, SegmentResponse, Usage
 
 if TYPE_CHECKING:
-    from pixellm.inference.segmenter import Segmentation
+    from pixellm.inference.segmentation import Segmentation
 
 logger = logging.getLogger(__name__)
 

@@ -56,7 +56,7 @@ class SegmentResponse(BaseModel):
     model: str
     text: str = Field(description="The answer for people.")
     answer: str = Field(description="The answer with `{seg}` where each mask was named, in the order of `masks`.")
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "max_targets"]
     size: tuple[int, int] = Field(description="[height, width] of the upright photo")
     masks: list[Mask]
     usage: Usage

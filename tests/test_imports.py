@@ -24,7 +24,8 @@ LAYERS = {
 }
 # Packages that only these modules may import.
 RESERVED = {
-    "ray": ["pixellm.data.shards", "pixellm.data.stream", "pixellm.train*", "pixellm.inference.batch", "pixellm.evaluation.evaluate",
+    "ray": ["pixellm.data.shards", "pixellm.data.stream", "pixellm.train*", "pixellm.inference.batch",
+            "pixellm.inference.predict", "pixellm.evaluation.evaluate",
             "pixellm.curation*", "jobs*", "serve*"],
     "deepspeed": ["pixellm.train*"],
     "peft": ["pixellm.train*", "pixellm.inference*"],

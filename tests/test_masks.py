@@ -36,6 +36,24 @@ def test_rle_and_png_give_the_mask_back(mask: np.ndarray) -> None:
 
 
 @QUICK
+@given(MASKS, st.integers(0, 3), st.integers(0, 3), st.integers(0, 3), st.integers(0, 3))
+def test_a_crop_gives_the_rle_of_the_whole(crop: np.ndarray, left: int, right: int, top: int, bottom: int) -> None:
+    whole = np.pad(crop, ((top, bottom), (left, right)))
+    for same in (crop, np.asfortranarray(crop)):
+        assert masks.crop_to_rle(same, (left, top), whole.shape) == masks.mask_to_rle(whole)
+
+
+@pytest.mark.parametrize(("shape", "box_xy"), [((2, 2), (2, 0)), ((2, 2), (0, 3)), ((2, 2), (-1, 0)), ((2,), (0, 0))])
+def test_a_crop_outside_is_refused(shape: tuple[int, ...], box_xy: tuple[int, int]) -> None:
+    with pytest.raises(RowError, match="not inside a mask of 3x4"):
+        masks.crop_to_rle(np.ones(shape, dtype=bool), box_xy, (4, 3))
+
+
+def test_an_empty_crop_is_an_empty_mask() -> None:
+    assert masks.rle_area(masks.crop_to_rle(np.zeros((0, 0), dtype=bool), (0, 0), (4, 3))) == 0
+
+
+@QUICK
 @given(MASKS)
 def test_all_rle_forms_of_an_annotation_are_the_same_mask(mask: np.ndarray) -> None:
     size_hw = mask.shape

@@ -14,7 +14,8 @@ from PIL import Image
 
 from pixellm.errors import InputError, PixelLMError, RowError
 from pixellm.inference.photos import load_photo
-from pixellm.inference.segmenter import Segmentation, Segmenter
+from pixellm.inference.segmentation import Segmentation
+from pixellm.inference.segmenter import Segmenter
 from pixellm.masks import RLE, union_rles
 
 logger = logging.getLogger(__name__)
@@ -64,8 +65,9 @@ class _Photo:
 class SegmentBatch:
     """Calls `build_segmenter` once, then turns tables of rows (design: one photo with all its questions) into tables of `RECORD_SCHEMA`.
 
-    `prepare_row` completes a row first, such as one whose questions are still to be drawn. A photo that fails (it cannot be decoded,
-    prepared or answered) is set aside as a record with its reason; the others of its batch are answered all the same.
+    `prepare_row` completes a row first, such as one whose questions are still to be drawn or whose photo is still to be read; `height` and
+    `width` may stay None, `regions` is empty then. A photo that fails (it cannot be decoded, prepared or answered) is set aside as a
+    record with its reason; the others of its batch are answered all the same.
     """
 
     def __init__(self, build_segmenter: Callable[[], AnySegmenter], max_new_tokens: int = 128,
@@ -79,7 +81,8 @@ class SegmentBatch:
         photos: list[_Photo] = []
         for row in batch.to_pylist():
             try:
-                photos.append(_Photo(self._prepare_row(row), load_photo(row["image"])))
+                prepared = self._prepare_row(row)
+                photos.append(_Photo(prepared, load_photo(prepared["image"])))
             except Exception as error:
                 records.append(_failure(row, error))
         return pa.Table.from_pylist(records + self._answer(photos), schema=RECORD_SCHEMA)
@@ -102,7 +105,7 @@ def _to_record(row: dict[str, Any], index: int, answer: Segmentation) -> Record:
     conversation = row["conversations"][index]
     rles = [RLE(size=list(region["rle_size"]), counts=region["rle_counts"]) for region in row["regions"]]
     size_hw = (row["height"], row["width"])
-    if answer.size_hw != size_hw:
+    if answer.size_hw != size_hw and row["height"] is not None:
         raise RowError("size_mismatch", f"the upright photo is {answer.size_hw} (h, w), the row says {size_hw}")
     return {
         **_identity(row), "question_index": index, "task": conversation["task"], "question": conversation["question"],

@@ -1,81 +1,142 @@
-"""The engine: prompts and photo features in, answer ids and codebook states out. It knows tokens and states, no text, no Ray, no HTTP.
+"""The engine: one thread that runs the model, and streams of events for any number of callers. Knows tokens and masks; no Ray, no HTTP.
 
-A batch of prompts is decoded together with a KV cache. The first token of a codebook group is predicted, the rest is forced, so a group is
-never broken; the state that predicts each codebook token is kept as it passes.
-Letters: Q prompts, T tokens, D language-model width, L*N codebook tokens of a group, K targets of one answer.
+    async for event in engine.submit(request): …        # in a coroutine
+    for event in engine.submit(request): …              # in a thread
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
-
-import torch
-from torch import Tensor
-from transformers import DynamicCache
+import asyncio
+import threading
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from pixellm.errors import ModelError
-from pixellm.model.modeling_pixellm import PixelLMForConditionalGeneration
-
-FinishReason = Literal["stop", "length"]
-
-
-@dataclass
-class GeneratedAnswer:
-    """`token_ids` without the end token, codebook groups whole; `states` K x (L*N, D), the states that predicted each group."""
-
-    token_ids: list[int] = field(default_factory=list)
-    states: list[Tensor] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-    group: list[Tensor] = field(default_factory=list)  # states of the group being decoded
-
-    def accept(self, token_id: int, state: Tensor, codebook_ids: list[int], eos_id: int, max_new_tokens: int) -> int:
-        """Takes the token that `state` (D,) predicts and returns the one that is fed next; sets `finish_reason` at the end."""
-        if self.group:
-            token_id = codebook_ids[len(self.group)]
-        elif token_id == eos_id:
-            self.finish_reason = "stop"
-            return eos_id
-        if self.group or token_id == codebook_ids[0]:
-            if not self.group and len(self.token_ids) + len(codebook_ids) > max_new_tokens:
-                self.finish_reason = "length"
-                return eos_id
-            self.group.append(state)
-            if len(self.group) == len(codebook_ids):
-                self.states.append(torch.stack(self.group))
-                self.group = []
-        self.token_ids.append(token_id)
-        if len(self.token_ids) >= max_new_tokens:
-            self.finish_reason = "length"
-        return token_id
+from pixellm.inference.config import EngineConfig
+from pixellm.inference.cpu import keep_freed_memory
+from pixellm.inference.requests import EndEvent, Event, Request
+from pixellm.inference.running import Running
+from pixellm.inference.stepper import Stepper
+from pixellm.model import PixelLMForConditionalGeneration
 
 
-@torch.inference_mode()
-def generate(model: PixelLMForConditionalGeneration, input_ids: Tensor, attention_mask: Tensor, image_embeds: Tensor, eos_id: int,
-             max_new_tokens: int) -> list[GeneratedAnswer]:
-    """Greedy answers to Q prompts.
+class EventStream:
+    """The events of one request, each given once, with `for` or `async for`; the last one is an EndEvent.
 
-    input_ids, attention_mask: (Q, T) int64, padded left; the mask is 0 at padding and at image tokens that hold only padding.
-    image_embeds: (Q, I, D), of each prompt's photo. Raises ModelError when prompt and answer do not fit the model's positions.
+    Leaving an `async for` by cancellation, or closing its iterator, cancels the request.
     """
-    limit = getattr(model.config.text_config, "max_position_embeddings", None)
-    if limit and input_ids.shape[1] + max_new_tokens > limit:
-        raise ModelError(f"a prompt of {input_ids.shape[1]} tokens and {max_new_tokens} new ones exceed the model's {limit} positions")
-    codebook_ids = list(model.config.codebook_token_ids)
-    never_sampled = torch.tensor([*codebook_ids[1:], model.config.image_token_id], device=input_ids.device)
-    answers = [GeneratedAnswer() for _ in input_ids]
-    is_padding = (input_ids != model.config.image_token_id) & (attention_mask == 0)
-    positions = (torch.arange(input_ids.shape[1], device=input_ids.device) - is_padding.sum(1, keepdim=True)).clamp(min=0)
-    inputs_embeds = model.embed_tokens(input_ids, image_embeds)
-    cache = DynamicCache(config=model.config.text_config)
-    while True:
-        hidden = model.language_model.base_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=positions,
-                                                 past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
-        logits = model.token_logits(hidden)
-        allowed = never_sampled[never_sampled < logits.shape[-1]]
-        predicted = logits.index_fill(-1, allowed, torch.finfo(logits.dtype).min).argmax(-1).tolist()
-        fed = [eos_id if answer.finish_reason else answer.accept(token, state, codebook_ids, eos_id, max_new_tokens)
-               for answer, token, state in zip(answers, predicted, hidden, strict=True)]
-        if all(answer.finish_reason for answer in answers):
-            return answers
-        positions = positions[:, -1:] + 1
-        attention_mask = torch.cat((attention_mask, torch.ones_like(attention_mask[:, :1])), 1)
-        inputs_embeds = model.embed_tokens(torch.tensor(fed, device=input_ids.device).unsqueeze(1), None)
+
+    def __init__(self, cancel: Callable[[], None]):
+        self.cancel = cancel  # ends the request before the next step (`cancelled`); without effect when it is over
+        self._events: deque[Event] = deque()
+        self._is_over = False
+        self._changed = threading.Condition()
+        self._wake: Callable[[], object] | None = None
+
+    def __iter__(self) -> Iterator[Event]:
+        while not self._is_over:
+            with self._changed:
+                self._changed.wait_for(lambda: self._events)
+            yield self._next()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        loop, arrived = asyncio.get_running_loop(), asyncio.Event()
+        arrived.set()
+        self._wake = lambda: loop.call_soon_threadsafe(arrived.set)
+        try:
+            while not self._is_over:
+                await arrived.wait()
+                arrived.clear()
+                while self._events:
+                    yield self._next()
+        finally:
+            self._wake = None
+            if not self._is_over:
+                self.cancel()
+
+    def _next(self) -> Event:
+        event = self._events.popleft()
+        self._is_over = isinstance(event, EndEvent)
+        return event
+
+    def put(self, event: Event) -> None:
+        """For the engine's thread."""
+        with self._changed:
+            self._events.append(event)
+            self._changed.notify()
+        wake = self._wake
+        if wake is not None:
+            try:
+                wake()
+            except RuntimeError:  # the caller's loop is closed: nobody listens any more
+                self.cancel()
+
+
+class _Loop:
+    """What the thread works on. It does not know its Engine, so that one that nobody holds any more can end it."""
+
+    def __init__(self, stepper: Stepper):
+        self.stepper = stepper
+        self._inbox: deque[Running] = deque()
+        self._changed = threading.Condition()
+        self._is_closed = False
+        self.thread = threading.Thread(target=self._run, name="pixellm-engine", daemon=True)
+        self.thread.start()
+
+    def put(self, running: Running) -> None:
+        with self._changed:
+            if self._is_closed:
+                raise ModelError("the engine is closed; build a new one")
+            self._inbox.append(running)
+            self._changed.notify()
+
+    def cancel(self, running: Running) -> None:
+        running.is_cancelled = True  # seen before the next step: while anything is to be done, there is a next one
+
+    def close(self) -> None:
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        if threading.current_thread() is not self.thread:
+            self.thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_closed or self._inbox or not self.stepper.is_idle)
+                arrived, is_closed = list(self._inbox), self._is_closed
+                self._inbox.clear()
+            for running in arrived:
+                self.stepper.add(running)
+            if is_closed:
+                self.stepper.fail_all("cancelled")
+                return
+            try:
+                self.stepper.step()
+            except Exception as error:  # a mistake of ours: nobody may wait for ever because of it
+                self.stepper.fail_all("error", error)
+
+
+class Engine:
+    """Answers requests from any thread or coroutine in one running batch. Close it, or use it as a context manager.
+
+    The model is used as it is: in eval mode, on its device, in its dtype. Raises what `Stepper` raises.
+    """
+
+    def __init__(self, model: PixelLMForConditionalGeneration, config: EngineConfig | None = None):
+        keep_freed_memory()
+        self._loop = _Loop(Stepper(model.eval(), config or EngineConfig()))
+        self.close = weakref.finalize(self, self._loop.close)  # also when nobody holds the engine any more, or Python ends
+
+    def submit(self, request: Request) -> EventStream:
+        """Puts a request into the queue. Raises InputError when it cannot be answered, ModelError when the engine is closed."""
+        loop = self._loop
+        stream = EventStream(lambda: loop.cancel(running))
+        running = loop.stepper.prepare(request, stream.put)
+        loop.put(running)
+        return stream
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()

@@ -1,114 +1,138 @@
 """The friendly face of inference: photos and questions in, sentences with spans and masks out."""
 
-from collections.abc import Sequence
+import functools
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from pixellm.errors import InputError
-from pixellm.inference.engine import FinishReason, GeneratedAnswer, generate
-from pixellm.masks import RLE, mask_to_rle, rle_area, rle_box_xywh
+from pixellm.inference.config import EngineConfig
+from pixellm.inference.engine import Engine, EventStream
+from pixellm.inference.requests import EndEvent, MaskEvent, PhotoInput, Request
+from pixellm.inference.sampling import Greedy, Sampled
+from pixellm.inference.segmentation import AnswerReader, Segmentation, Target, TextDelta, ends_with_stop
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
-from pixellm.model.modeling_pixellm import PhotoFeatures
 from pixellm.model.presets import pretrained_dir
 from pixellm.storage import local_copy
 
 
 @dataclass(frozen=True)
-class Target:
-    """One thing that the answer names: its phrase and span (code points of the text), and its mask at the size of the upright photo.
+class AnswerOptions:
+    """How to answer. `temperature` None is greedy; else tokens are drawn, and the same `seed` draws the same answer in any company.
 
-    `score` is the mean probability inside the mask, in [0, 1]; an empty mask has score 0 and box [0, 0, 0, 0].
+    The answer ends before the first of the `stop` strings, before a target beyond `max_targets`, and with DeadlineError after `timeout_s`.
+    Questions of different `client`s take turns.
     """
 
-    phrase: str
-    span: tuple[int, int]
-    rle: RLE
-    score: float
-    box_xywh: list[int]
-    area: int
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """An answer. `answer` is `text` with `{seg}` after each target's phrase; `size_hw` is the upright photo's."""
-
-    text: str
-    answer: str
-    targets: list[Target]
-    finish_reason: FinishReason
-    num_tokens: int
-    size_hw: tuple[int, int]
+    max_targets: int | None = None
+    temperature: float | None = None
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    timeout_s: float | None = None
+    client: str = ""
 
 
 class Segmenter:
-    """A model and its processor, ready to answer. Not safe for use from several threads at once."""
+    """A model and its processor, ready to answer from any number of threads: all their questions share one running batch."""
 
-    def __init__(self, model: PixelLMForConditionalGeneration, processor: PixelLMProcessor, batch_size: int = 64):
-        self.model, self.processor, self.batch_size = model.eval(), processor, batch_size
+    def __init__(self, model: PixelLMForConditionalGeneration, processor: PixelLMProcessor, config: EngineConfig | None = None):
+        self.model, self.processor = model.eval(), processor
+        self._config = config or EngineConfig()
+        self._engine = Engine(model, self._config)
 
     @classmethod
-    def from_pretrained(cls, path: str, dtype: str = "float32", device: str = "cpu", batch_size: int = 64) -> "Segmenter":
+    def from_pretrained(cls, path: str, dtype: str = "float32", device: str = "cpu", config: EngineConfig | None = None) -> "Segmenter":
         """`path`: a model directory, its URI, or `tiny` for the weights that ship with the package."""
         folder = str(pretrained_dir(path)) if path == "tiny" else str(local_copy(path))
         model = PixelLMForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype))
-        return cls(model.to(device), PixelLMProcessor.from_pretrained(folder), batch_size)
+        return cls(model.to(device), PixelLMProcessor.from_pretrained(folder), config)
 
-    @torch.inference_mode()
-    def segment(self, images: Sequence[Image.Image], questions: Sequence[str], max_new_tokens: int = 128) -> list[Segmentation]:
-        """Answers `questions[i]` about `images[i]`; the same image object in several places goes through the vision tower once.
+    @overload
+    def segment(self, images: Image.Image, questions: str, max_new_tokens: int = ..., options: AnswerOptions = ...) -> Segmentation: ...
+    @overload
+    def segment(self, images: Sequence[Image.Image], questions: Sequence[str], max_new_tokens: int = ...,
+                options: AnswerOptions = ...) -> list[Segmentation]: ...
 
-        Raises InputError with code `question_empty` for an empty question.
+    def segment(self, images: Image.Image | Sequence[Image.Image], questions: str | Sequence[str], max_new_tokens: int = 128,
+                options: AnswerOptions = AnswerOptions()) -> Segmentation | list[Segmentation]:
+        """Answers `questions[i]` about `images[i]`, or one question about one image. A photo that comes again is not encoded again.
+
+        Raises DeadlineError, and InputError: `question_empty`, `prompt_too_long`, `max_new_tokens_invalid`, `max_targets_invalid`,
+        `temperature_invalid`, `top_p_invalid`, `stop_invalid`.
         """
+        if isinstance(images, Image.Image) and isinstance(questions, str):
+            return self.segment([images], [questions], max_new_tokens, options)[0]
+        if len(images) != len(questions):  # type: ignore[arg-type]
+            raise ValueError(f"found {len(images)} images but {len(questions)} questions")  # type: ignore[arg-type]
         for index, question in enumerate(questions):
-            if not question.strip():
-                raise InputError("question_empty", f"question {index} is empty; ask something about the photo")
-        if len(images) != len(questions):
-            raise ValueError(f"found {len(images)} images but {len(questions)} questions")
+            _check_question(question, f"question {index}")
         answers: list[Segmentation] = []
-        for start in range(0, len(questions), self.batch_size):
-            stop = start + self.batch_size
-            answers += self._segment_batch(images[start:stop], questions[start:stop], max_new_tokens)
+        asked: deque[_Asked] = deque()
+        previous: tuple[Image.Image, PhotoInput] | None = None
+        try:
+            for image, question in zip(images, questions, strict=True):  # type: ignore[arg-type]
+                if previous is None or previous[0] is not image:
+                    previous = image, PhotoInput.from_image(image, self.processor.image_processor)
+                asked.append(self._ask(previous[1], question, max_new_tokens, options))
+                if len(asked) > 2 * self._config.num_slots:  # enough to keep the engine busy; the other photos need not be in memory yet
+                    answers.append(asked.popleft().wait())
+            while asked:
+                answers.append(asked.popleft().wait())
+        finally:
+            for each in asked:
+                each.stream.cancel()
         return answers
 
-    def _segment_batch(self, images: Sequence[Image.Image], questions: Sequence[str], max_new_tokens: int) -> list[Segmentation]:
-        distinct = {id(image): image for image in images}
-        photo_of_id = {key: index for index, key in enumerate(distinct)}
-        photo_index = torch.tensor([photo_of_id[id(image)] for image in images])
-        inputs = self.processor.image_processor.preprocess(list(distinct.values()))
-        device = self.model.device
-        photos = self.model.encode_photos(inputs["pixel_values"].to(device), inputs["resized_sizes_hw"].to(device))
-        resized = [(int(height), int(width)) for height, width in inputs["resized_sizes_hw"]]
-        prompts = self.processor.collate_prompts(questions, [resized[i] for i in photo_index.tolist()])
-        generated = generate(self.model, prompts["input_ids"].to(device), prompts["attention_mask"].to(device),
-                             photos.image_embeds[photo_index.to(device)], self.processor.tokenizer.eos_token_id, max_new_tokens)
-        logits = self._mask_logits(photos, photo_index, generated)
-        sizes = [(int(height), int(width)) for height, width in inputs["photo_sizes_hw"]]
-        return [self._to_segmentation(answer, answer_logits, resized[photo], sizes[photo])
-                for answer, answer_logits, photo in zip(generated, logits, photo_index.tolist(), strict=True)]
+    def segment_stream(self, image: Image.Image, question: str, max_new_tokens: int = 128,
+                       options: AnswerOptions = AnswerOptions()) -> Iterator[TextDelta | Target | Segmentation]:
+        """Like `segment` for one question, while it is written: pieces of the text, each target when its mask is ready, then everything."""
+        _check_question(question, "the question")
+        asked = self._ask(PhotoInput.from_image(image, self.processor.image_processor), question, max_new_tokens, options)
+        try:
+            for event in asked.stream:
+                asked.reader.take(event)
+                if isinstance(event, MaskEvent):
+                    yield asked.reader.target(event.index)
+                elif delta := asked.reader.next_text(is_last=isinstance(event, EndEvent)):
+                    yield TextDelta(delta)
+            yield asked.reader.to_segmentation()
+        finally:
+            asked.stream.cancel()
 
-    def _mask_logits(self, photos: PhotoFeatures, photo_index: Tensor, generated: Sequence[GeneratedAnswer]) -> Sequence[Tensor]:
-        """Mask logits (K, M, M) of each answer, all targets of the batch decoded together."""
-        counts = [len(answer.states) for answer in generated]
-        if not sum(counts):
-            side = self.model.config.mask_size
-            return [torch.zeros(0, side, side)] * len(counts)
-        states = torch.cat([torch.stack(answer.states) for answer in generated if answer.states])
-        photo_of_target = photo_index.repeat_interleave(torch.tensor(counts)).to(states.device)
-        mask_logits, _ = self.model.mask_head(photos.scale_features, photo_of_target, states)
-        return mask_logits.cpu().split(counts)
+    def _ask(self, photo: PhotoInput, question: str, max_new_tokens: int, options: AnswerOptions) -> "_Asked":
+        if "" in options.stop:
+            raise InputError("stop_invalid", "a stop string is empty; leave it out")
+        request = Request(
+            photo, self.processor.prompt_ids(question), max_new_tokens, frozenset([self.processor.tokenizer.eos_token_id]),
+            is_finished=functools.partial(ends_with_stop, self.processor, options.stop) if options.stop else None,
+            max_targets=options.max_targets,
+            sampler=Greedy() if options.temperature is None else Sampled(options.temperature, options.top_p, options.seed),
+            client=options.client, deadline_s=None if options.timeout_s is None else time.monotonic() + options.timeout_s)
+        return _Asked(self._engine.submit(request), AnswerReader(self.processor, photo, options.stop))
 
-    def _to_segmentation(self, answer: GeneratedAnswer, mask_logits: Tensor, resized_size_hw: tuple[int, int],
-                         photo_size_hw: tuple[int, int]) -> Segmentation:
-        parsed = self.processor.parse_answer(answer.token_ids)
-        targets = []
-        for logits, span in zip(mask_logits, parsed.spans, strict=True):  # one at a time: a full-size float map is the largest thing here
-            photo_logits = self.processor.image_processor.to_photo_masks(logits[None], resized_size_hw, photo_size_hw)[0]
-            mask = photo_logits > 0
-            score = float((photo_logits.sigmoid() * mask).sum() / (mask.sum() + 1e-6))
-            rle = mask_to_rle(mask.numpy())
-            targets.append(Target(parsed.text[span[0]:span[1]], span, rle, score, rle_box_xywh(rle), rle_area(rle)))
-        assert answer.finish_reason is not None
-        return Segmentation(parsed.text, parsed.template, targets, answer.finish_reason, len(answer.token_ids), photo_size_hw)
+
+@dataclass(frozen=True)
+class _Asked:
+    """A question on its way. Masks are encoded in the thread that waits, beside the one that runs the model."""
+
+    stream: EventStream
+    reader: AnswerReader
+
+    def wait(self) -> Segmentation:
+        try:
+            for event in self.stream:
+                self.reader.take(event)
+        finally:
+            self.stream.cancel()
+        return self.reader.to_segmentation()
+
+
+def _check_question(question: str, name: str) -> None:
+    if not question.strip():
+        raise InputError("question_empty", f"{name} is empty; ask something about the photo")

@@ -115,6 +115,7 @@ class PixelDecoder(nn.Module):
     def __init__(self, hidden_size: int, num_heads: int, mlp_size: int, depth: int, mask_channels: int, scale_upsampling: list[int]):
         super().__init__()
         num_scales = len(scale_upsampling)
+        self.scale_upsampling = scale_upsampling
         self.iou_token = nn.Parameter(torch.empty(1, hidden_size))
         self.mask_tokens = nn.Parameter(torch.empty(self.NUM_MASK_TOKENS, hidden_size))
         self.level_embed = nn.Parameter(torch.empty(num_scales, hidden_size))

@@ -16,13 +16,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pixellm.inference.engine import generate
+from pixellm.inference.requests import PhotoInput, Request
 from pixellm.model import PixelLMForConditionalGeneration
 from pixellm.model.conversion import OFFICIAL_IMAGE_STATISTICS, plan_official
 from pixellm.model.losses import dice, refined_bce, text_loss
 from pixellm.model.modeling_pixellm import PhotoFeatures
 from pixellm.model.processing_pixellm import PixelLMImageProcessor
 from pixellm.model.tensor_plan import write_model
+from pixellm.testing import generate_alone
 
 TOLERANCE = 2e-4  # 9.2e-5 is the worst seen, on logits of `e`
 EXACT = {"image", "resized", "image_token_mask", "input_ids", "labels", "gt_masks", "gen_ids"}
@@ -95,12 +96,10 @@ def measure(folder: Path) -> dict[str, float]:
     photos = model.encode_photos(inputs["pixel_values"], inputs["resized_sizes_hw"])
     features = [model.mask_head.projector(each)[0, ::37] for each in photos.scale_features]
     masks = images.to_photo_masks(output.mask_logits, resized_hw, size_hw)
-    prompt, prompt_mask = expand(ids[:meta["prompt_len"]], model.config.image_token_id, image_token_mask)
+    prompt, _ = expand(ids[:meta["prompt_len"]], model.config.image_token_id, image_token_mask)
     num_new_tokens = len(golden["gen_ids"]) - meta["prompt_len"]
-    answer = generate(model, prompt, prompt_mask, photos.image_embeds, eos_id=-1, max_new_tokens=num_new_tokens)[0]
-    states = torch.stack(answer.states) if answer.states else torch.zeros(0, len(meta["seg_ids"]), meta["llm"]["hidden_size"])
-    generated, _ = model.mask_head(photos.scale_features, torch.zeros(len(states), dtype=torch.int64), states)
-    generated = images.to_photo_masks(generated, resized_hw, size_hw) if len(states) else torch.zeros(0, *size_hw)
+    answer, generated = generate_alone(model, Request(PhotoInput.from_image(photo, images), prompt[0].tolist(), num_new_tokens))
+    generated = images.to_photo_masks(generated, resized_hw, size_hw) if len(generated) else torch.zeros(0, *size_hw)
     found = {
         "resized": np.asarray(photo.resize(resized_hw[::-1], Image.Resampling.BILINEAR)),
         "pixel_values": inputs["pixel_values"][0, :, ::7, ::7], "image_token_mask": np.array(image_token_mask),

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 
 from pixellm.errors import InputError
-from pixellm.inference.segmenter import Segmentation, Target
+from pixellm.inference.segmentation import Segmentation, Target
 from pixellm.masks import mask_to_rle, rle_area, rle_box_xywh
 
 

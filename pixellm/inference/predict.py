@@ -1,0 +1,78 @@
+"""One question about every photo of a folder, with Ray Data: the photos are read, answered and written by workers.
+
+What is written is prediction_files.py's.
+"""
+
+import functools
+import math
+import os
+from collections.abc import Callable
+from typing import Literal
+
+import ray.data
+from pydantic import Field
+
+from pixellm.data.progress import show_progress
+from pixellm.data.sources.photos import PHOTO_SUFFIXES
+from pixellm.errors import StorageError
+from pixellm.inference.batch import AnySegmenter, Record, SegmentBatch, load_segmenter
+from pixellm.inference.prediction_files import PredictionFormat, add_photo, write_lists, write_pictures
+from pixellm.settings import StrictModel
+from pixellm.storage import exists, list_files, open_filesystem
+
+WRITE_CPUS = 0.25
+
+
+class PredictConfig(StrictModel):
+    """What to ask, about what, and where the answers go."""
+
+    photos: str = Field(description="URI of a folder; photos in folders below it count")
+    question: str = Field(pattern=r"\S")
+    output: str = Field(description="URI of the folder for the answers")
+    format: PredictionFormat = Field("coco", description="coco: one results.json; png: a file for each mask; overlay: one for each photo")
+    model: str = Field("tiny", description="URI of a model directory, or tiny for the one that ships")
+    max_new_tokens: int = Field(128, gt=0)
+    batch_size: int = Field(8, gt=0, description="photos in one call of the model")
+    num_workers: int = Field(1, gt=0, description="copies of the model")
+    cpus_per_worker: float = Field(1.0, gt=0)
+    gpus_per_worker: float = Field(0.0, ge=0)
+    torch_threads: int = Field(1, gt=0, description="of each copy")
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = "cpu"
+
+
+def predict(config: PredictConfig, build_segmenter: Callable[[], AnySegmenter] | None = None) -> list[Record]:
+    """Answers and writes everything, printing progress; returns the records (`RECORD_SCHEMA`) by photo, failed ones with their reason.
+
+    `build_segmenter` is called once in each actor; by default it loads `config.model`. Joins the Ray cluster that is there, or starts one.
+    Raises StorageError: no photos, no such model, an output that cannot be written.
+    """
+    _, folder = open_filesystem(config.photos)
+    files = [uri.removeprefix("s3://") for uri in list_files(config.photos) if uri.lower().endswith(PHOTO_SUFFIXES)]
+    names = [os.path.relpath(file, folder) for file in files]
+    if not names:
+        raise StorageError(f"{config.photos} has no photos ({', '.join(PHOTO_SUFFIXES)}); check the path")
+    if build_segmenter is None:
+        if config.model != "tiny" and not exists(config.model):
+            raise StorageError(f"no model at {config.model}; give the folder that jobs.export wrote, or tiny")
+        build_segmenter = functools.partial(load_segmenter, config.model, config.dtype, config.device, config.torch_threads)
+    answered = _answered(config, names, build_segmenter).iter_rows()
+    records = sorted(show_progress(answered, "predict: photos", len(names)), key=lambda record: record["image_id"])
+    write_lists(records, config.output, config.format)
+    return records
+
+
+def _answered(config: PredictConfig, names: list[str], build_segmenter: Callable[[], AnySegmenter]) -> ray.data.Dataset:
+    """Records in no certain order. Reading a photo is part of answering it, so one that cannot be read is set aside like any other."""
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    with ray.data.DataContext.current(context):
+        rows = ray.data.from_items([{"image_id": name, "source": config.photos, "split": ""} for name in names],
+                                   override_num_blocks=math.ceil(len(names) / config.batch_size))
+        records = rows.map_batches(
+            SegmentBatch, batch_size=config.batch_size, batch_format="pyarrow", num_cpus=config.cpus_per_worker,
+            num_gpus=config.gpus_per_worker or None, compute=ray.data.ActorPoolStrategy(size=config.num_workers),
+            fn_constructor_kwargs={"build_segmenter": build_segmenter, "max_new_tokens": config.max_new_tokens,
+                                   "prepare_row": functools.partial(add_photo, question=config.question)})
+        return records.map_batches(write_pictures, batch_size=None, batch_format="pyarrow", num_cpus=WRITE_CPUS,
+                                   fn_kwargs={"output": config.output, "kind": config.format})

@@ -1,0 +1,81 @@
+"""Photos in a folder as rows for `SegmentBatch`, and its records as files: COCO results, PNG masks, overlays. Knows no Ray.
+
+A photo is named by its path below the folder, and so are its files: `kitchen/1.jpg` -> `kitchen/1.jpg.0.png`, `kitchen/1.jpg.1.png`, …
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from pixellm.drawing import draw_answer
+from pixellm.inference.batch import Record
+from pixellm.inference.photos import load_photo
+from pixellm.masks import mask_to_png, rle_area, rle_box_xywh, rle_to_mask
+from pixellm.storage import join_uri, read_bytes, write_bytes
+
+PredictionFormat = Literal["coco", "png", "overlay"]
+CATEGORY_ID = 1  # the one category of COCO results: what a mask shows is said by its phrase
+
+
+def add_photo(row: dict[str, Any], question: str) -> dict[str, Any]:
+    """A row of `image_id` (path below `source`, a folder's URI) and `split`, with its photo and `question`; nothing is known of the truth.
+
+    Raises StorageError.
+    """
+    conversation: dict[str, Any] = {"question": question, "answer": None, "targets": [], "task": "reasoning"}
+    return row | {"image": read_bytes(join_uri(row["source"], row["image_id"])), "height": None, "width": None, "regions": [],
+                  "conversations": [conversation]}
+
+
+def write_pictures(records: pa.Table, output: str, kind: PredictionFormat) -> pa.Table:
+    """Writes the files of each photo below the URI `output`, and returns `records` as they are. Raises StorageError.
+
+    `png`: each mask as a 1-bit PNG of the photo's size. `overlay`: one picture of photo, masks, question and answer. `coco`: none.
+    """
+    for record in records.to_pylist() if kind != "coco" else ():
+        if record["failure"]:
+            continue
+        masks = [rle_to_mask(rle) for rle in record["masks"]]
+        if kind == "png":
+            for index, mask in enumerate(masks):
+                write_bytes(join_uri(output, f"{record['image_id']}.{index}.png"), mask_to_png(mask))
+        if kind == "overlay":
+            photo = load_photo(read_bytes(join_uri(record["source"], record["image_id"])))
+            picture = draw_answer(photo, record["question"], record["text"], [(start, end) for start, end in record["spans"]], masks)
+            stream = io.BytesIO()
+            picture.save(stream, "PNG")
+            write_bytes(join_uri(output, f"{record['image_id']}.png"), stream.getvalue())
+    return records
+
+
+def write_lists(records: Sequence[Record], output: str, kind: PredictionFormat) -> None:
+    """Writes below the URI `output`: `answers.jsonl`, `set_aside.jsonl` (which photos failed and why), for `coco` also `results.json`.
+
+    Raises StorageError.
+    """
+    answered = [record for record in records if not record["failure"]]
+    answers = [{"photo": record["image_id"], "boxes_xywh": [rle_box_xywh(rle) for rle in record["masks"]],
+                **{name: record[name] for name in ("text", "spans", "scores", "finish_reason")}} for record in answered]
+    set_aside = [{"photo": record["image_id"], "reason": record["failure"], "detail": record["failure_detail"]}
+                 for record in records if record["failure"]]
+    for name, lines in (("answers", answers), ("set_aside", set_aside)):
+        write_bytes(join_uri(output, f"{name}.jsonl"), "".join(json.dumps(line) + "\n" for line in lines).encode())
+    if kind == "coco":
+        results = [result for record in answered for result in to_coco_results(record)]
+        write_bytes(join_uri(output, "results.json"), json.dumps(results).encode())
+
+
+def to_coco_results(record: Record) -> list[dict[str, Any]]:
+    """One entry of a COCO results file for each mask that is not empty, with the phrase that names it as an extra field.
+
+    `image_id` is the number that the file is named by, as in COCO's own photos (`000000544519.jpg`), else its path.
+    """
+    stem = PurePosixPath(record["image_id"]).stem
+    image_id = int(stem) if stem.isdecimal() else record["image_id"]
+    return [{"image_id": image_id, "category_id": CATEGORY_ID, "segmentation": rle, "bbox": rle_box_xywh(rle), "score": round(score, 6),
+             "phrase": record["text"][start:end]}
+            for rle, score, (start, end) in zip(record["masks"], record["scores"], record["spans"], strict=True) if rle_area(rle)]

@@ -1,0 +1,48 @@
+"""How the next token is chosen from logits."""
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pixellm.errors import InputError
+
+
+class Sampler(Protocol):
+    """Chooses from `logits` (V,); ids that may not be chosen are at the dtype's minimum. What it raises ends its own request only."""
+
+    def choose(self, logits: Tensor) -> int: ...
+
+
+class Greedy:
+    """The largest logit, the first of equal ones. The engine takes all greedy rows of a step at once."""
+
+    def choose(self, logits: Tensor) -> int:
+        return int(logits.argmax())
+
+
+class Sampled:
+    """Draws from softmax(logits / temperature), restricted to the fewest most likely tokens whose probabilities reach `top_p`.
+
+    The random state is its own, so the same seed gives the same answer in any batch. Raises InputError for values out of range.
+    """
+
+    def __init__(self, temperature: float = 1.0, top_p: float = 1.0, seed: int = 0):
+        if not 0 < temperature < math.inf:
+            raise InputError("temperature_invalid", f"temperature is {temperature}, expected a finite number above 0; "
+                             "leave it out for greedy answers")
+        if not 0 < top_p <= 1:
+            raise InputError("top_p_invalid", f"top_p is {top_p}, expected more than 0 and at most 1")
+        self.temperature, self.top_p, self.seed = temperature, top_p, seed
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def choose(self, logits: Tensor) -> int:
+        """Inverts the cumulative distribution in the order of the ids: rounding cannot reorder it, as it could a sorted one."""
+        probs = (logits.double().cpu() / self.temperature).softmax(-1)
+        if self.top_p < 1:
+            ordered, ids = probs.sort(descending=True, stable=True)
+            probs = probs.index_fill(0, ids[ordered.cumsum(0) - ordered >= self.top_p], 0)
+        cumulative = probs.cumsum(0)
+        drawn = torch.rand((), generator=self._generator, dtype=torch.float64) * cumulative[-1]
+        return int(torch.searchsorted(cumulative, drawn, right=True))
