@@ -7,7 +7,7 @@ source "$LOCAL/cluster.sh"
 OUTPUT=$ROOT/.local/pretrain
 TARGET=$ROOT/pixellm/model/pretrained/tiny
 SHARDS=s3://pixellm/shards/shapes
-NUM_STAGES=8
+NUM_STAGES=9
 
 started=$EPOCHREALTIME
 begin_run
@@ -26,6 +26,7 @@ stage "draw scenes with reasoning questions" job data-reasoning jobs.prepare_dat
     seed=6 questions=reasoning output=$SHARDS/reasoning
 stage "train tower and mask head from random weights" job tower jobs.pretrain_tower --config jobs/configs/pretrain_tower_cpu.yaml
 stage "train the language model to answer in words" job text jobs.train --config jobs/configs/train_tiny_text_cpu.yaml
+stage "train it further" job text-further jobs.train --config jobs/configs/train_tiny_text_cpu.yaml steps=6000
 stage "export" job export jobs.export checkpoint=s3://pixellm/runs/tiny-text output="$TARGET" dtype=bfloat16
-cat "$OUTPUT"/logs/{tower,text}.log | progress_lines | sed 's/^ *//' > "$TARGET/train.log"
+cat "$OUTPUT"/logs/{tower,text,text-further}.log | progress_lines | sed 's/^ *//' > "$TARGET/train.log"
 say "wrote $TARGET in $(seconds_since "$started") s"
