@@ -28,7 +28,7 @@ class ConvertConfig(StrictModel):
     tokenizer: Path | None = Field(None, description="folder of the LLaMA tokenizer; default: the checkpoint's")
     conversation: Conversation = Field("llava_v1", description="how prompts read: llava_v1 (the 7B weights), llava_llama_2 (13B)")
     num_tokens_per_scale: int = Field(3, gt=0, description="N, codebook tokens per scale")
-    codebook_token_ids: tuple[int, ...] | None = Field(None, description="ids of [SEG0] …; default: what the tokenizer says")
+    codebook_token_ids: tuple[int, ...] | None = Field(None, description="ids of [SEG0] …, to be checked against the tokenizer's")
     language_model: conversion.LanguageModelSettings | None = Field(None, description="only for a checkpoint without config.json")
     seed: int = Field(0, description="of the mask head's initial values, which LLaVA has none of")
 

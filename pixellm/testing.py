@@ -17,7 +17,7 @@ from pixellm.inference.segmentation import Segmentation, Target
 from pixellm.inference.segmenter import AnswerOptions
 from pixellm.masks import RLE, mask_to_rle, rle_area, rle_box_xywh
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
-from pixellm.model.presets import build_preset
+from pixellm.model.presets import build_tiny
 from pixellm.model.processing_pixellm import SEG, parse_template
 
 WORDS = ("red", "green", "blue", "circle", "ring", "square")
@@ -26,7 +26,7 @@ TEXTS = tuple(f"where is the {color} {shape}? the {color} {shape}, the one and t
 
 def tiny_model_and_processor(seed: int = 0) -> tuple[PixelLMForConditionalGeneration, PixelLMProcessor]:
     """The `tiny` preset with random weights, in eval mode."""
-    model, processor = build_preset("tiny", TEXTS, seed)
+    model, processor = build_tiny(TEXTS, seed)
     return model.eval(), processor
 
 

@@ -4,6 +4,7 @@
 inference.png. Photos are preprocessed before, masks end as logits: both are the same for everybody.
 """
 
+import math
 import statistics
 import time
 from collections import defaultdict
@@ -66,7 +67,7 @@ class Workload:
 
 
 def run(config: Config) -> BenchmarkResult:
-    """One table for each dtype; the headline is float32's where there is one, the other dtype's keys are below its name."""
+    """One table for each dtype; the headline is the first dtype's, the other's keys are below its name."""
     torch.set_num_threads(config.threads or torch.get_num_threads())
     if config.quick:
         config = config.model_copy(update={"dtypes": config.dtypes[:1], "num_waiting": (1, 16), "num_mixed": 8, "repeats": 1})
@@ -163,7 +164,7 @@ def _row(workload: Workload, seconds: Case) -> list[Any]:
 
 def _median_and_p95(values: Sequence[float]) -> tuple[float, float]:
     ordered = sorted(values)
-    return statistics.median(ordered), ordered[min(len(ordered) - 1, round(0.95 * len(ordered)))]
+    return statistics.median(ordered), ordered[min(len(ordered) - 1, math.ceil(0.95 * len(ordered)) - 1)]
 
 
 def _profile(contender: EngineContender, questions: Sequence[Question]) -> dict[str, float]:
@@ -202,7 +203,7 @@ def _profile_table(dtype: str, profile: dict[str, float], work: dict[str, Work],
 
 
 def _reset_peak_mb() -> float:
-    """Starts a new peak of resident memory, where the system can, and returns what is resident now, in MB."""
+    """Starts a new peak of resident memory (Linux only) and returns what is resident now, in MB."""
     Path("/proc/self/clear_refs").write_text("5")
     return _status_mb("VmRSS")
 

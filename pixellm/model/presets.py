@@ -90,10 +90,8 @@ def preset_config(name: str) -> PixelLMConfig:
         image_token_id=LLAVA_VOCABULARY, codebook_token_ids=list(range(LLAVA_VOCABULARY + 1, LLAVA_VOCABULARY + 7)))
 
 
-def build_preset(name: str, texts: Iterable[str], seed: int = 0) -> tuple[PixelLMForConditionalGeneration, PixelLMProcessor]:
-    """A model with random weights and its processor, whose tokenizer is learnt from `texts`."""
-    if name != "tiny":
-        raise ConfigError(f"preset {name!r} is not known; known: tiny")
+def build_tiny(texts: Iterable[str], seed: int = 0) -> tuple[PixelLMForConditionalGeneration, PixelLMProcessor]:
+    """`tiny` with random weights and its processor, whose tokenizer is learnt from `texts`."""
     config = tiny_config()
     torch.manual_seed(seed)
     model = PixelLMForConditionalGeneration(config)

@@ -170,7 +170,7 @@ class PixelLMProcessor(ProcessorMixin):
             encoded.append(self.conversation_ids(conversation.question, conversation.answer))
         photo_index = torch.tensor([conversation.photo_index for conversation in conversations], dtype=torch.int64)
         sizes = [tuple(images["resized_sizes_hw"][i].tolist()) for i in photo_index.tolist()]
-        input_ids, attention_mask = self._pad([ids for ids, _ in encoded], sizes, left=False)
+        input_ids, attention_mask = self._pad([ids for ids, _ in encoded], sizes)
         labels = torch.full_like(input_ids, IGNORED_LABEL)
         for row, (_, values) in enumerate(encoded):
             labels[row, :len(values)] = torch.tensor(values)
@@ -192,11 +192,6 @@ class PixelLMProcessor(ProcessorMixin):
             "input_ids": input_ids, "attention_mask": attention_mask, "labels": labels,
             "target_masks": pad_to_largest(masks) if masks else none, "target_valid": pad_to_largest(valid) if valid else none,
             "target_conversation": torch.tensor(owners, dtype=torch.int64)}
-
-    def collate_prompts(self, questions: Sequence[str], resized_sizes_hw: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
-        """Prompts for generation: `input_ids` and `attention_mask` (Q, T), padded left. `resized_sizes_hw`: of each question's photo."""
-        input_ids, attention_mask = self._pad([self.prompt_ids(question) for question in questions], resized_sizes_hw, left=True)
-        return {"input_ids": input_ids, "attention_mask": attention_mask}
 
     def parse_answer(self, ids: Sequence[int]) -> ParsedAnswer:
         """Generated ids (whole codebook groups) -> text, template and the span of each target's phrase."""
@@ -248,19 +243,16 @@ class PixelLMProcessor(ProcessorMixin):
     def _encode_prompt(self, prompt: str) -> list[int]:
         return self._tokenize(prompt.replace(self.image_token, self.image_token * self.num_image_tokens))
 
-    def _pad(self, rows: Sequence[list[int]], resized_sizes_hw: Sequence[tuple[int, int]], left: bool) -> tuple[Tensor, Tensor]:
+    def _pad(self, rows: Sequence[list[int]], resized_sizes_hw: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         longest = max((len(ids) for ids in rows), default=0)
-        if longest > self.max_length:
-            raise ModelError(f"the prompt takes {longest} tokens, the model allows {self.max_length}; shorten the question")
         image_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
         input_ids = torch.full((len(rows), longest), self.tokenizer.pad_token_id, dtype=torch.int64)
         attention_mask = torch.zeros_like(input_ids)
         for row, (ids, size_hw) in enumerate(zip(rows, resized_sizes_hw, strict=True)):
-            span = slice(longest - len(ids), longest) if left else slice(0, len(ids))
             tokens = torch.tensor(ids)
             seen = torch.ones_like(tokens)
             seen[tokens == image_id] = torch.tensor(self.image_processor.image_token_mask(size_hw))
-            input_ids[row, span], attention_mask[row, span] = tokens, seen
+            input_ids[row, :len(ids)], attention_mask[row, :len(ids)] = tokens, seen
         return input_ids, attention_mask
 
 

@@ -20,7 +20,7 @@ from pixellm.errors import ModelError
 from pixellm.model.configuration_pixellm import PixelLMConfig
 
 OUTPUT_SHARD_BYTES = 1 << 30
-INDEX_NAME = "model.safetensors.index.json"
+INDEX_NAME, SINGLE_NAME = "model.safetensors.index.json", "model.safetensors"
 
 Rules = tuple[tuple[str, str], ...]
 
@@ -42,7 +42,7 @@ class TensorSource:
 
 
 def list_tensors(folder: Path) -> dict[str, TensorSource]:
-    """Every tensor of a checkpoint folder: `*.safetensors`, else `*.bin` (read with `weights_only`, mapped, not loaded).
+    """Every tensor of a checkpoint folder: `*.safetensors`, else `pytorch_model*.bin` (read with `weights_only`, mapped, not loaded).
 
     Raises ModelError when the folder holds neither, a file that is not whole, or the same name twice.
     """
@@ -137,7 +137,12 @@ def translate(name: str, rules: Rules) -> str | None:
 
 
 def write_model(config: PixelLMConfig, plan: Plan, output: Path) -> None:
-    """Write config.json and safetensors shards of about `OUTPUT_SHARD_BYTES`, one shard in memory at a time, the index last."""
+    """Write config.json and safetensors shards of about `OUTPUT_SHARD_BYTES`, one shard in memory at a time, the index last.
+
+    Raises ModelError for a folder with a `model.safetensors`: a reader would take that file instead of the shards.
+    """
+    if (output / SINGLE_NAME).exists():
+        raise ModelError(f"{output} holds a {SINGLE_NAME}, which would be read instead of the new shards; give an empty folder")
     output.mkdir(parents=True, exist_ok=True)
     index: dict[str, str] = {}
     shard: dict[str, Tensor] = {}

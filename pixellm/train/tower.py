@@ -100,10 +100,11 @@ class TowerCollator:
         self.rng = np.random.default_rng(config.seed)
 
     def batches(self, rows: Iterable[StreamedRow]) -> Iterator[TowerBatch]:
-        """Batches of `photos_per_step` photos; a last incomplete one is dropped."""
+        """Batches of `photos_per_step` photos with something named on them; a last incomplete one is dropped."""
         taken: list[StreamedRow] = []
         for row in rows:
-            taken.append(row)
+            if any(not region["ignore"] for region in row.row["regions"]):
+                taken.append(row)
             if len(taken) == self.config.photos_per_step:
                 yield self.collate(taken)
                 taken = []
@@ -119,13 +120,14 @@ class TowerCollator:
             size_hw = (row.row["height"], row.row["width"])
             named: dict[str, list] = {}
             for region in row.row["regions"]:
-                named.setdefault(region_name(region), []).append(region_rle(region))
+                if not region["ignore"]:
+                    named.setdefault(region_name(region), []).append(region_rle(region))
             for name, rles in named.items():
                 mask = self.images.to_mask_grid(rle_to_mask(union_rles(rles, size_hw)))
                 entries.append((index, name, mask))
                 covered = mask.reshape(self.patches_per_side, cell, self.patches_per_side, cell).mean((1, 3)).reshape(-1, 1)
                 patch_words[index] += covered * self.words_of[name]
-            shown = np.sum([self.words_of[name] for name in named], axis=0) if named else np.zeros(self.num_words)
+            shown = np.sum([self.words_of[name] for name in named], axis=0)
             near = [name for name in self.words_of if name not in named and (self.words_of[name] * shown).any()]
             for place in self.rng.permutation(len(near))[:self.config.absent_per_photo]:
                 entries.append((index, near[place], np.zeros((self.images.mask_size,) * 2, np.float32)))

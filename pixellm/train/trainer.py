@@ -65,7 +65,7 @@ def prepare_base(config: TrainConfig) -> str:
 def build_random_tiny(seed: int) -> tuple[PixelLMForConditionalGeneration, PixelLMProcessor]:
     """`tiny` with random weights; its tokenizer knows the drawn scenes' questions and the question templates."""
     texts = [*shapes_questions.all_texts(), *ANSWERS, *(text for each in QUESTIONS.values() for text in each)]
-    return presets.build_preset("tiny", texts, seed)
+    return presets.build_tiny(texts, seed)
 
 
 def base_uri_of(config: TrainConfig) -> str:

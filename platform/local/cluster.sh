@@ -29,7 +29,7 @@ start_ray() {
     cores=$(nproc)
     RAY_API=http://127.0.0.1:$port
     SERVE_PORT=$((BASE_PORT + 20))
-    PIXELLM_GIT_REVISION=$(git -C "$ROOT" rev-parse --verify --quiet HEAD 2> /dev/null || true)  # a job's copy of the tree has no .git
+    PIXELLM_GIT_REVISION=$(git -C "$ROOT" describe --always --dirty --abbrev=40 --exclude='*' 2> /dev/null || true)  # a job's copy of the tree has no .git
     export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 PYTHONUNBUFFERED=1 PIXELLM_GIT_REVISION
     unset RAY_ADDRESS
     export RAY_API_SERVER_ADDRESS=$RAY_API  # without it, parts of Ray Train look for a cluster and stumble over a second one

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pixellm.data.collate import MicroBatch
 from pixellm.data.sources import shapes_questions
-from pixellm.model.presets import build_preset
+from pixellm.model.presets import build_tiny
 from pixellm.model.processing_pixellm import MaskResolution, TrainingConversation
 from pixellm.train.config import TrainConfig
 from pixellm.train.deepspeed import Engine
@@ -29,7 +29,7 @@ def make_config(**changes) -> TrainConfig:
 @functools.cache
 def base_model():
     """Model and processor of the smallest size; do not change them."""
-    return build_preset("tiny", shapes_questions.all_texts())
+    return build_tiny(shapes_questions.all_texts())
 
 
 def build_engine(config: TrainConfig) -> Engine:

@@ -68,6 +68,18 @@ def test_no_more_masks_than_asked_for_are_drawn():
     assert len(batch.masks) == len(batch.photo_of_name) == len(batch.words_of_name) == 2
 
 
+def test_ignored_regions_are_not_named_and_photos_without_names_are_left_out():
+    row = make_named_row(red_star=[square(0, 0)], blue_ring=[square(48, 48)])
+    row["regions"][1]["ignore"] = True
+    crowd = make_named_row(blue_ring=[square(0, 0)])
+    crowd["regions"][0]["ignore"] = True
+    collator, _ = collate(row, photos_per_step=1)
+    batches = list(collator.batches([StreamedRow(each, 0, "row") for each in (crowd, row, crowd)]))
+    assert len(batches) == 1
+    present = [name for name, mask in zip(names_of(collator, batches[0]), batches[0].masks, strict=True) if mask.any()]
+    assert present == ["red star"] and batches[0].patch_words[0, :, 0].sum() == 0
+
+
 def test_it_learns_and_reaches_tower_and_mask_head_only():
     torch.manual_seed(0)
     model = copy.deepcopy(base_model()[0]).train()
