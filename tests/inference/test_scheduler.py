@@ -74,3 +74,66 @@ def test_every_item_comes_out_once_and_clients_are_forgotten():
             seen.append(queue.pop())
     seen += drain(queue)
     assert sorted(seen) == list(range(500)) and not queue._client_end
+
+
+def test_a_head_that_was_looked_at_stays_it():
+    queue = FairQueue()
+    queue.push("small", "b", 1)
+    queue.pop()
+    queue.push("x", "x", 50)
+    queue.push("b", "b", 1)
+    queue.pop()
+    queue.push("x again", "x", 1000)
+    queue.push("b again", "b", 1)
+    while queue.head() != "x again":
+        queue.pop()
+    queue.push("new", "new", 1)
+    assert queue.head() == "x again" and len(queue) == 2
+    assert queue.pop() == "x again" and queue.pop() == "new" and not len(queue)
+
+
+def test_nobody_waits_for_ever_behind_clients_that_are_always_new():
+    """Each step brings a small item of a client that was never there and serves one. The large client, whose second item starts after its
+    first has ended, is served after as many small ones as its first cost, twice over since each time two clients wait."""
+    queue = FairQueue()
+    queue.push("large", "large", 100)
+    queue.push("large again", "large", 100)
+    served = []
+    for number in range(1000):
+        queue.push("small", f"new {number}", 1)
+        served.append(queue.pop())
+        if served[-1] == "large again":
+            break
+        assert len(queue._client_end) < 10
+    assert served[-1] == "large again" and 50 <= len(served) <= 201
+
+
+def test_a_removed_item_is_not_paid_for():
+    queue = FairQueue()
+    queue.push("running", "a", 10)
+    queue.pop()
+    for number in range(100):
+        queue.push(("a", number), "a", 10)
+    queue.push("b", "b", 10)
+    queue.push("b again", "b", 10)
+    assert len(queue.remove(lambda item: item[0] == "a" and item[1] < 99)) == 99
+    order = drain(queue)
+    assert order.index(("a", 99)) <= 1, "as if the 99 had never been there"
+    queue.push("other", "b", 1)
+    queue.push("gone", "a", 1000)
+    queue.remove(lambda item: item == "gone")
+    queue.push("a", "a", 1)
+    queue.push("other again", "b", 1)
+    assert drain(queue) == ["other", "a", "other again"]
+
+
+def test_clients_whose_items_were_removed_are_forgotten():
+    queue = FairQueue()
+    queue.push("stays", "stays", 10)
+    assert queue.head() == "stays"
+    for number in range(100):
+        queue.push(number, str(number), 10)
+        assert queue.remove(lambda item: item != "stays") == [number]
+    assert list(queue._client_end) == ["stays"] and queue.head() == "stays"
+    assert queue.remove(lambda _: True) == ["stays"]
+    assert queue.head() is None and len(queue) == 0 and not queue._client_end
