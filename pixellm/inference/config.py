@@ -6,7 +6,10 @@ from pixellm.settings import StrictModel
 
 
 class EngineConfig(StrictModel):
-    """How much the engine holds, and how much it does in one step. None of it changes an answer."""
+    """How much the engine holds, and how much it does in one step.
+
+    None of it changes an answer in float32; in bfloat16 near ties may fall otherwise.
+    """
 
     num_slots: int = Field(default=16, gt=0, description="answers that are written at the same time")
     slot_tokens: int = Field(default=2048, gt=0, description="longest prompt and answer together, in tokens that are not hidden; "

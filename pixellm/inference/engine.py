@@ -106,7 +106,10 @@ class _Loop:
                 arrived, is_closed = list(self._inbox), self._is_closed
                 self._inbox.clear()
             for running in arrived:
-                self.stepper.add(running)
+                try:
+                    self.stepper.add(running)
+                except Exception as error:
+                    self.stepper.fail(running, error)
             if is_closed:
                 self.stepper.fail_all("cancelled")
                 return

@@ -47,6 +47,8 @@ def predict(config: PredictConfig, build_segmenter: Callable[[], AnySegmenter] |
     `build_segmenter` is called once in each actor; by default it loads `config.model`. Joins the Ray cluster that is there, or starts one.
     Raises StorageError: no photos, no such model, an output that cannot be written.
     """
+    uris = {"photos": config.photos, "output": config.output} | ({} if config.model == "tiny" else {"model": config.model})
+    config = config.model_copy(update={name: _absolute(uri) for name, uri in uris.items()})
     _, folder = open_filesystem(config.photos)
     files = [uri.removeprefix("s3://") for uri in list_files(config.photos) if uri.lower().endswith(PHOTO_SUFFIXES)]
     names = [os.path.relpath(file, folder) for file in files]
@@ -60,6 +62,11 @@ def predict(config: PredictConfig, build_segmenter: Callable[[], AnySegmenter] |
     records = sorted(show_progress(answered, "predict: photos", len(names)), key=lambda record: record["image_id"])
     write_lists(records, config.output, config.format)
     return records
+
+
+def _absolute(uri: str) -> str:
+    """A local path as it is here: workers have another working directory."""
+    return uri if uri.startswith("s3://") else open_filesystem(uri)[1]
 
 
 def _answered(config: PredictConfig, names: list[str], build_segmenter: Callable[[], AnySegmenter]) -> ray.data.Dataset:

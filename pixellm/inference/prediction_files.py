@@ -5,6 +5,7 @@ A photo is named by its path below the folder, and so are its files: `kitchen/1.
 
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -65,17 +66,28 @@ def write_lists(records: Sequence[Record], output: str, kind: PredictionFormat) 
     for name, lines in (("answers", answers), ("set_aside", set_aside)):
         write_bytes(join_uri(output, f"{name}.jsonl"), "".join(json.dumps(line) + "\n" for line in lines).encode())
     if kind == "coco":
-        results = [result for record in answered for result in to_coco_results(record)]
-        write_bytes(join_uri(output, "results.json"), json.dumps(results).encode())
+        write_bytes(join_uri(output, "results.json"), json.dumps(to_coco_results(records)).encode())
 
 
-def to_coco_results(record: Record) -> list[dict[str, Any]]:
+def to_coco_results(records: Sequence[Record]) -> list[dict[str, Any]]:
     """One entry of a COCO results file for each mask that is not empty, with the phrase that names it as an extra field.
 
-    `image_id` is the number that the file is named by, as in COCO's own photos (`000000544519.jpg`), else its path.
+    `image_id` is the number that the file is named by, as in COCO's own photos (`000000544519.jpg`). A photo without one, or whose number
+    is another photo's as well (`a/1.jpg`, `b/1.jpg`), has its path instead.
     """
-    stem = PurePosixPath(record["image_id"]).stem
-    image_id = int(stem) if stem.isdecimal() else record["image_id"]
-    return [{"image_id": image_id, "category_id": CATEGORY_ID, "segmentation": rle, "bbox": rle_box_xywh(rle), "score": round(score, 6),
-             "phrase": record["text"][start:end]}
-            for rle, score, (start, end) in zip(record["masks"], record["scores"], record["spans"], strict=True) if rle_area(rle)]
+    num_photos = Counter(_number_of(photo) for photo in {record["image_id"] for record in records})
+    results = []
+    for record in records:
+        if record["failure"]:
+            continue
+        number = _number_of(record["image_id"])
+        image_id = record["image_id"] if number is None or num_photos[number] > 1 else number
+        results += [{"image_id": image_id, "category_id": CATEGORY_ID, "segmentation": rle, "bbox": rle_box_xywh(rle),
+                     "score": round(score, 6), "phrase": record["text"][start:end]}
+                    for rle, score, (start, end) in zip(record["masks"], record["scores"], record["spans"], strict=True) if rle_area(rle)]
+    return results
+
+
+def _number_of(photo: str) -> int | None:
+    stem = PurePosixPath(photo).stem
+    return int(stem) if stem.isdecimal() else None

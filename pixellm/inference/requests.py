@@ -23,7 +23,7 @@ class PhotoInput:
     """A photo as the image processor gives it: `pixel_values` (3, S, S) float32, the size of the part that is not padding, the size of the
     upright photo (for whoever makes masks of that size), and which of the I image tokens see any of it (0 or 1).
 
-    Photos with equal `key` share one vision pass and one prefill; by default the key is a hash of pixels and size.
+    Photos with equal `key` share one vision pass and one prefill; by default the key is a hash of pixels, size and mask.
     """
 
     pixel_values: Tensor
@@ -35,7 +35,7 @@ class PhotoInput:
     def __post_init__(self) -> None:
         if not self.key:
             pixels = self.pixel_values.contiguous().cpu().numpy()
-            content = hashlib.sha256(repr((self.resized_size_hw, pixels.shape, pixels.dtype.str)).encode())
+            content = hashlib.sha256(repr((self.resized_size_hw, list(self.image_token_mask), pixels.shape, pixels.dtype.str)).encode())
             content.update(pixels.data)
             object.__setattr__(self, "key", content.hexdigest())
 

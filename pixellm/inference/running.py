@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 
 from pixellm.errors import InputError
 from pixellm.inference.answers import Answer
@@ -54,6 +55,7 @@ class Limits:
     num_image_tokens: int
     image_token_id: int
     codebook_ids: list[int]
+    vocabulary_size: int  # of the language model's own table
     max_positions: int
     slot_capacity: int
     photo_bytes: int  # of a photo without its keys and values
@@ -61,8 +63,14 @@ class Limits:
     photo_cache_bytes: int
 
     def to_running(self, request: Request, emit: Callable[[Event], None]) -> Running:
-        """Raises InputError: `max_new_tokens_invalid`, `max_targets_invalid`, `photo_invalid`, `prompt_invalid`, `prompt_too_long`."""
+        """What would fail in the forward is refused here, since there it would end everybody's answers.
+
+        Raises InputError: `client_invalid`, `max_new_tokens_invalid`, `max_targets_invalid`, `photo_invalid`, `prompt_invalid`,
+        `prompt_too_long`.
+        """
         ids, photo, num_new = list(request.prompt_ids), request.photo, request.max_new_tokens
+        if not isinstance(request.client, str):
+            raise InputError("client_invalid", f"client is {request.client!r}, expected a string")
         if num_new < 1:
             raise InputError("max_new_tokens_invalid", f"max_new_tokens is {num_new}, expected at least 1")
         if request.max_targets is not None and request.max_targets < 0:
@@ -73,6 +81,11 @@ class Limits:
         if len(photo.image_token_mask) != self.num_image_tokens or not any(photo.image_token_mask):
             raise InputError("photo_invalid", f"the photo has {sum(photo.image_token_mask)} visible of {len(photo.image_token_mask)} image "
                              f"tokens, expected some of {self.num_image_tokens}; use the model's image processor")
+        special_ids = {self.image_token_id, *self.codebook_ids}
+        for place, each in enumerate(ids):
+            if not isinstance(each, Integral) or not (0 <= each < self.vocabulary_size or each in special_ids):
+                raise InputError("prompt_invalid", f"the prompt has {each!r} at place {place}, expected an id below {self.vocabulary_size} "
+                                 f"or one of {sorted(special_ids)}; use the model's processor")
         start = ids.index(self.image_token_id) if self.image_token_id in ids else 0
         stop = start + self.num_image_tokens
         if ids.count(self.image_token_id) != self.num_image_tokens or set(ids[start:stop]) != {self.image_token_id} or stop == len(ids):

@@ -25,7 +25,8 @@ class Greedy:
 class Sampled:
     """Draws from softmax(logits / temperature), restricted to the fewest most likely tokens whose probabilities reach `top_p`.
 
-    The random state is its own, so the same seed gives the same answer in any batch. Raises InputError for values out of range.
+    The random state is its own, so in float32 the same seed gives the same answer in any batch; in bfloat16 near ties may fall otherwise.
+    Raises InputError for values out of range.
     """
 
     def __init__(self, temperature: float = 1.0, top_p: float = 1.0, seed: int = 0):

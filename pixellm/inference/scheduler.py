@@ -62,7 +62,8 @@ class FairQueue(Generic[Item]):
         gone = {entry.number: entry for entry in waiting if is_over(entry.item)}  # type: ignore[arg-type]
         if not gone:
             return []
-        clients, ends, kept = {entry.client for entry in gone.values()}, {}, []
+        clients, kept = {entry.client for entry in gone.values()}, []
+        ends: dict[str, float] = {}
         for entry in sorted(waiting, key=lambda entry: entry.number):
             if entry.client in clients:
                 entry = entry._replace(start=max(entry.arrival, ends.get(entry.client, entry.start)))

@@ -23,7 +23,8 @@ from pixellm.storage import local_copy
 
 @dataclass(frozen=True)
 class AnswerOptions:
-    """How to answer. `temperature` None is greedy; else tokens are drawn, and the same `seed` draws the same answer in any company.
+    """How to answer. `temperature` None is greedy; else tokens are drawn, and the same `seed` draws the same answer in any company (in
+    float32; in bfloat16 near ties may fall otherwise).
 
     The answer ends before the first of the `stop` strings, before a target beyond `max_targets`, and with DeadlineError after `timeout_s`.
     Questions of different `client`s take turns.
@@ -63,8 +64,8 @@ class Segmenter:
                 options: AnswerOptions = AnswerOptions()) -> Segmentation | list[Segmentation]:
         """Answers `questions[i]` about `images[i]`, or one question about one image. A photo that comes again is not encoded again.
 
-        Raises DeadlineError, and InputError: `question_empty`, `prompt_too_long`, `max_new_tokens_invalid`, `max_targets_invalid`,
-        `temperature_invalid`, `top_p_invalid`, `stop_invalid`.
+        Raises DeadlineError, and InputError: `photo_mode`, `question_empty`, `prompt_too_long`, `max_new_tokens_invalid`,
+        `max_targets_invalid`, `temperature_invalid`, `top_p_invalid`, `stop_invalid`, `client_invalid`.
         """
         if isinstance(images, Image.Image) and isinstance(questions, str):
             return self.segment([images], [questions], max_new_tokens, options)[0]

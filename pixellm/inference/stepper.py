@@ -46,7 +46,8 @@ class Stepper:
         self._masks = MaskQueue(mask_decoder)
         self._limits = Limits(
             image_size=model.config.vision_config.image_size, num_image_tokens=model.config.num_image_tokens,
-            image_token_id=model.config.image_token_id, codebook_ids=list(model.config.codebook_token_ids), max_positions=max_positions,
+            image_token_id=model.config.image_token_id, codebook_ids=list(model.config.codebook_token_ids),
+            vocabulary_size=len(model.language_model.get_input_embeddings().weight), max_positions=max_positions,
             slot_capacity=self._slots.capacity, photo_bytes=self._measure_photo_bytes(mask_decoder),
             bytes_per_row=self._slots.bytes_per_row, photo_cache_bytes=self._photos.capacity_bytes)
         self._waiting: FairQueue[Running] = FairQueue()
@@ -60,7 +61,8 @@ class Stepper:
     def prepare(self, request: Request, emit: Callable[[Event], None]) -> Running:
         """Checks a request and makes it ready for `add`. Events go to `emit`, from whoever calls `step`.
 
-        Raises InputError: `max_new_tokens_invalid`, `max_targets_invalid`, `photo_invalid`, `prompt_invalid`, `prompt_too_long`.
+        Raises InputError: `client_invalid`, `max_new_tokens_invalid`, `max_targets_invalid`, `photo_invalid`, `prompt_invalid`,
+        `prompt_too_long`.
         """
         return self._limits.to_running(request, emit)
 
@@ -78,13 +80,15 @@ class Stepper:
         turn = self._choose_rows()
         if turn:
             try:
-                hidden = self._forward(turn)
+                self._take(turn, self._forward(turn))
             except Exception as error:
                 for running, _ in turn:
                     self._end(running, "error", error)
-            else:
-                self._take(turn, hidden)
         self._decode_masks()
+
+    def fail(self, running: Running, error: Exception) -> None:
+        """Ends a request that is not over."""
+        self._end(running, "error", error)
 
     def fail_all(self, reason: EndReason, error: Exception | None = None) -> None:
         """Ends every request that is not over."""
@@ -135,22 +139,21 @@ class Stepper:
         try:
             features = self.model.encode_photos(torch.stack([each.pixel_values for each in inputs]).to(self.model.device),
                                                 torch.tensor([each.resized_size_hw for each in inputs], device=self.model.device))
+            for index, (photo, each) in enumerate(zip(photos, inputs, strict=True)):
+                # copies: a part of a batch would keep all of it
+                photo.image_embeds = features.image_embeds[index][torch.tensor(each.image_token_mask, dtype=torch.bool)]
+                photo.scale_features = tuple(scale[index].clone() for scale in features.scale_features)
         except Exception as error:
             for photo in photos:
                 self._photos.discard(photo)
             for running in [running for running in self._active if running.photo in photos]:
                 self._end(running, "error", error)
-            return
-        for index, (photo, each) in enumerate(zip(photos, inputs, strict=True)):
-            # copies: a part of a batch would keep all of it
-            photo.image_embeds = features.image_embeds[index][torch.tensor(each.image_token_mask, dtype=torch.bool)]
-            photo.scale_features = tuple(scale[index].clone() for scale in features.scale_features)
 
     def _choose_rows(self) -> list[tuple[Running, int]]:
         """Who feeds how many rows in this step, by rising slot."""
         turn = [(running, len(running.ids)) for running in self._active if running.slot >= 0 and not running.num_prompt_rows]
         num_left = max(1, self.config.max_rows_per_step - sum(num_rows for _, num_rows in turn))
-        for running in self._active:
+        for running in list(self._active):  # of which one that fails is taken out
             if running.num_prompt_rows and num_left and self._may_fill(running):
                 num_rows = min(running.num_prompt_rows, num_left)
                 turn.append((running, num_rows))
@@ -158,11 +161,15 @@ class Stepper:
         return sorted(turn, key=lambda each: each[0].slot)
 
     def _may_fill(self, running: Running) -> bool:
-        """Whether a prompt can go on. One request fills a photo's keys, the others wait and take a copy."""
+        """Whether a prompt can go on. One request fills a photo's keys, the others wait and take a copy; one that cannot take it ends."""
         photo = running.photo
         assert photo is not None
         if running.num_rows == 0 and photo.prefix_keys is not None and photo.prefix_values is not None:
-            self._slots.write(running.slot, photo.prefix_keys, photo.prefix_values)
+            try:
+                self._slots.write(running.slot, photo.prefix_keys, photo.prefix_values)
+            except Exception as error:
+                self._end(running, "error", error)
+                return False
             running.pass_rows(running.num_prefix_rows)
         elif running.num_rows == 0 and photo.filler is None and photo.image_embeds is not None:
             photo.filler = running

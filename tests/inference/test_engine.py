@@ -152,6 +152,23 @@ def test_a_mistake_in_a_step_is_everybodys_error_and_not_the_engines_end(engine,
     assert list(engine.submit(request(photos[0], max_new_tokens=2)))[-1].reason == "length"
 
 
+def test_a_request_that_cannot_be_added_ends_alone(model, engine, photos, monkeypatch):
+    stepper, first = engine._loop.stepper, request(photos[0], 0, LONG)
+    beside = engine.submit(first)
+    add, refused = stepper.add, request(photos[0], 1)
+
+    def add_others(running):
+        if running.request is refused:
+            raise ZeroDivisionError
+        add(running)
+
+    monkeypatch.setattr(stepper, "add", add_others)
+    (end,) = engine.submit(refused)
+    assert end.reason == "error" and isinstance(end.error, ZeroDivisionError)
+    assert token_ids(beside) == generate_alone(model, first)[0].token_ids
+    assert list(engine.submit(request(photos[0], max_new_tokens=2)))[-1].reason == "length"
+
+
 def test_a_storm_of_callers_that_come_and_go(model, engine, photos):
     """Threads that submit, read a little, cancel or stay: each stream ends, and what stays is right."""
     requests = [request(photos[number % 5], number, 12) for number in range(10)]

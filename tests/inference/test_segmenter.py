@@ -152,9 +152,19 @@ def test_an_answer_that_is_late_is_a_clear_error(segmenter):
 @pytest.mark.parametrize("image", [
     Image.new("RGB", (1, 1), "red"), Image.new("RGB", (3000, 1)), Image.new("RGB", (1, 3000)), Image.new("CMYK", (40, 30)),
     Image.new("P", (40, 30)), Image.new("I;16", (40, 30)), Image.new("RGBA", (40, 30), (9, 9, 9, 0)), Image.new("1", (40, 30)),
-    Image.new("LA", (40, 30)), Image.new("F", (40, 30)),
+    Image.new("LA", (40, 30)),
 ], ids=lambda image: f"{image.mode}-{image.width}x{image.height}")
 def test_odd_photos_are_answered(segmenter, image):
     answers = segmenter.segment([image, photos()[0]], QUESTIONS[:2], max_new_tokens=24)
     assert answers[0].size_hw == (image.height, image.width)
     assert all(rle_to_mask(target.rle).shape == answer.size_hw for answer in answers for target in answer.targets)
+
+
+def test_a_photo_without_a_known_white_is_refused_and_costs_nobody_else_anything(segmenter, results):
+    beside = segmenter.segment_stream(photos()[0], QUESTIONS[0], 40)
+    first = next(beside)  # under way
+    with pytest.raises(InputError) as error:
+        segmenter.segment(Image.new("F", (40, 30)), QUESTIONS[0], 4)
+    assert error.value.code == "photo_mode"
+    *_, last = first, *beside
+    assert_same([last], results[:1])

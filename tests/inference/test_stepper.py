@@ -206,6 +206,15 @@ def test_questions_about_one_photo_share_its_vision_pass_and_its_prefill(model, 
     assert sum(sum(step.values()) for step in rows) == 5 + 10 * 2, "one prefix of a word and four image tokens, ten questions of two"
 
 
+def test_photos_that_hide_other_tokens_share_nothing(model, stepper):
+    photo = mini_photos(model, 1)[0]
+    half = replace(photo, image_token_mask=[1, 1, 0, 0], key="")
+    assert half.key != photo.key == replace(photo, key="").key
+    both = [ask(stepper, some_request(each)) for each in (photo, half)]
+    run(stepper)
+    assert max(each.check(may_be_cut=False) for each in both) < MASK_TOLERANCE
+
+
 def test_hidden_image_tokens_take_no_rows(model, stepper, rows):
     stepper.add(stepper.prepare(some_request(mini_photos(model, 2)[1], 1), lambda event: None))  # 12 x 40: the lower half is padding
     run(stepper)
@@ -272,9 +281,10 @@ def test_numbers_that_are_not_finite_stay_in_their_request(model, stepper):
     assert max(each.check(may_be_cut=False) for each in (beside, *after)) < MASK_TOLERANCE
 
 
-@pytest.mark.parametrize("part", ["forward", "encode_photos", "decode"])
+@pytest.mark.parametrize("part", ["forward", "read", "token_logits", "encode_photos", "decode"])
 def test_a_step_that_fails_costs_only_who_was_in_it(model, stepper, monkeypatch, part):
-    owner = {"forward": stepper._slots, "encode_photos": stepper.model, "decode": stepper._masks._decoder}[part]
+    owner = {"forward": stepper._slots, "read": stepper._slots, "token_logits": stepper.model, "encode_photos": stepper.model,
+             "decode": stepper._masks._decoder}[part]
     photos, group = mini_photos(model, 2), model.config.codebook_token_ids[0]
     works, fails = getattr(owner, part), []
 
@@ -294,6 +304,24 @@ def test_a_step_that_fails_costs_only_who_was_in_it(model, stepper, monkeypatch,
     later = ask(stepper, some_request(photos[0]))
     run(stepper)
     later.check(may_be_cut=False)
+
+
+def test_a_prefix_that_cannot_be_copied_ends_its_own_request_only(model, stepper, monkeypatch):
+    photo, write, fails, events = mini_photos(model, 1)[0], stepper._slots.write, [], []
+
+    def fail_once(slot, keys, values):
+        if not fails:
+            fails.append(slot)
+            raise RuntimeError("out of memory")
+        write(slot, keys, values)
+
+    monkeypatch.setattr(stepper._slots, "write", fail_once)
+    first = ask(stepper, some_request(photo))
+    stepper.add(stepper.prepare(some_request(photo), events.append))
+    last = ask(stepper, some_request(photo, 9, [8]))
+    run(stepper)
+    assert fails and [str(event.error) for event in events] == ["out of memory"]
+    assert max(each.check(may_be_cut=False) for each in (first, last)) < MASK_TOLERANCE
 
 
 def test_masks_that_cannot_be_decoded_together_are_decoded_alone(model, stepper, monkeypatch):
@@ -320,6 +348,10 @@ def test_masks_that_cannot_be_decoded_together_are_decoded_alone(model, stepper,
     ({"prompt_ids": [MINI_VOCABULARY] * 3 + [5, MINI_VOCABULARY, 5]}, "prompt_invalid"),
     ({"prompt_ids": [MINI_VOCABULARY] * 8 + [5]}, "prompt_invalid"),
     ({"prompt_ids": [MINI_VOCABULARY] * 4}, "prompt_invalid"),
+    ({"prompt_ids": [MINI_VOCABULARY] * 4 + [MINI_VOCABULARY + 5]}, "prompt_invalid"),  # one beyond the codebook
+    ({"prompt_ids": [-1] + [MINI_VOCABULARY] * 4 + [5]}, "prompt_invalid"),
+    ({"prompt_ids": [MINI_VOCABULARY] * 4 + [5.0]}, "prompt_invalid"),
+    ({"client": None}, "client_invalid"),
 ])
 def test_requests_that_cannot_be_answered_are_refused(model, stepper, change, code):
     request = some_request(mini_photos(model, 1)[0], 56)
@@ -331,6 +363,17 @@ def test_requests_that_cannot_be_answered_are_refused(model, stepper, change, co
         with pytest.raises(InputError) as error:
             stepper.prepare(replace(request, photo=replace(request.photo, **change)), lambda event: None)
         assert error.value.code == "photo_invalid"
+
+
+def test_a_bad_id_costs_nobody_else_anything(model, stepper):
+    """Codebook ids are no bad ones: an answer may come again in the prompt of the next question."""
+    photo = mini_photos(model, 1)[0]
+    good = [ask(stepper, some_request(photo)), ask(stepper, some_request(photo, 9, [5, *model.config.codebook_token_ids, 6]))]
+    stepper.step()
+    with pytest.raises(InputError, match=r"has 53 at place 5, expected an id in \[0, 48\) or one of \[48, 49, 50, 51, 52\]"):
+        stepper.add(stepper.prepare(some_request(photo, question=[53]), lambda event: None))
+    run(stepper)
+    assert max(each.check(may_be_cut=False) for each in good) < MASK_TOLERANCE
 
 
 def test_slots_shorter_than_the_positions_limit_prompts(model):
