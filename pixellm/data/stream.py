@@ -35,6 +35,7 @@ READ_TASKS_PER_WORKER = 2
 # What one dataset reads; the first ones are smaller, so that the first batch comes early. It is read whole, one dataset ahead of the
 # consumer: an executor that waits for its consumer spins, and took as much CPU time as the training itself (docs/log.md).
 FIRST_BYTES, BYTES_PER_DATASET = 4 << 20, 64 << 20
+UNITS_PER_DATASET = 32  # at most: each is a task, and a small training set would be read for many epochs ahead
 CLOSE_TIMEOUT_S = 5.0
 ROWS_PER_SLICE = 16
 WHOLE_GROUPS_PER_WORKER = 8
@@ -187,7 +188,7 @@ class RowStream:
             for unit in plan_epoch(self.groups, self.seed, epoch, self.rank, self.num_workers):
                 units.append(unit)
                 num_bytes += unit.group.num_bytes // unit.num_parts
-                if num_bytes >= enough:
+                if num_bytes >= enough or len(units) == UNITS_PER_DATASET:
                     yield units
                     units, num_bytes, enough = [], 0, min(2 * enough, BYTES_PER_DATASET)
 
