@@ -72,4 +72,4 @@ print(peak_mb() - before_mb)
 def test_a_hundred_targets_on_12_megapixels_stay_below_1_gb():
     done = subprocess.run([sys.executable, "-c", MEMORY], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 1024  # 114 MB seen
+    assert float(done.stdout) < 1024  # 160 MB seen
