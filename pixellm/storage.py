@@ -95,6 +95,11 @@ def list_files(uri: str | Path, suffix: str = "") -> list[str]:
     return [_to_uri(uri, info.path) for info in _file_infos(uri) if info.path.endswith(suffix)]
 
 
+def file_sizes(uri: str | Path) -> dict[str, int]:
+    """Bytes of all files below the folder `uri`, by URI, sorted."""
+    return {_to_uri(uri, info.path): info.size for info in _file_infos(uri)}
+
+
 def delete(uri: str | Path) -> None:
     """Remove a file, or a folder with all that is in it. What does not exist is left so; a whole bucket or `/` is refused."""
     filesystem, path = open_filesystem(uri)

@@ -3,12 +3,12 @@
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from pixellm.errors import RowError, StorageError
-from pixellm.storage import list_files, read_bytes
+from pixellm.storage import file_sizes, read_bytes
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -21,12 +21,19 @@ class PhotoFolder:
 
     def __init__(self, uri: str):
         self._uri = uri
+        self._sizes = {photo: size for photo, size in file_sizes(uri).items() if photo.lower().endswith(PHOTO_SUFFIXES)}
         self._by_basename: dict[str, list[str]] = defaultdict(list)
-        for photo in list_files(uri):
-            if photo.lower().endswith(PHOTO_SUFFIXES):
-                self._by_basename[posixpath.basename(photo)].append(photo)
-        if not self._by_basename:
+        for photo in self._sizes:
+            self._by_basename[posixpath.basename(photo)].append(photo)
+        if not self._sizes:
             raise StorageError(f"{uri} has no photos ({', '.join(PHOTO_SUFFIXES)}); check the path")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sizes)
+
+    def size_bytes(self, uri: str) -> int:
+        """Size of a photo that `find` or the iteration gave."""
+        return self._sizes[uri]
 
     def read(self, image: Mapping[str, Any]) -> bytes:
         """The encoded photo. Raises RowError `photo_missing`, `photo_ambiguous`; StorageError when it is there and cannot be read."""

@@ -1,0 +1,110 @@
+"""What a source promises: a plan of its photos, made from the annotation files alone, and a builder that makes one row out of one record.
+
+The plan is made once, in one process, and stays small: annotations are carried as the JSON text that stands in the file. Builders run on
+the workers of the cluster, photo by photo; there annotations are parsed, masks rasterised, questions made.
+"""
+
+import json
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from pixellm.data.schema import RejectedRow, Row
+from pixellm.data.sources.photos import PhotoFolder
+from pixellm.errors import RowError
+from pixellm.settings import StrictModel
+
+RECORD_SCHEMA = pa.schema([
+    pa.field("image_id", pa.string(), nullable=False),
+    pa.field("photo_uri", pa.string()),
+    pa.field("payload", pa.large_binary(), nullable=False),
+    pa.field("num_bytes", pa.int64(), nullable=False),
+])
+
+
+@dataclass(frozen=True)
+class PhotoRecord:
+    """One photo to be made into a row. `photo_uri` is None where the builder draws it; `payload` is what the builder reads, usually JSON.
+
+    `num_bytes` says about how large the row will be: the photo's file and its annotations.
+    """
+
+    image_id: str
+    photo_uri: str | None
+    payload: bytes
+    num_bytes: int
+
+
+class RowBuilder(Protocol):
+    """Makes rows on a worker. Picklable, and small: it is sent to each of them once."""
+
+    def build(self, record: PhotoRecord, photo: bytes) -> Iterator[Row | RejectedRow]:
+        """The row of `record`, and before it a RejectedRow with `annotation_id` for each annotation that is set aside.
+
+        `photo` is the encoded photo, empty where `photo_uri` is None. Raises RowError to set the whole photo aside, StorageError where a
+        file that belongs to it cannot be read. The text it draws depends on the seed and the image id only, not on the order of photos.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class SourcePlan:
+    """All photos of one split of one dataset. `records` has RECORD_SCHEMA and distinct image ids; `rejected` was set aside on the way."""
+
+    source: str
+    split: str
+    records: pa.Table
+    builder: RowBuilder
+    rejected: list[RejectedRow]
+    version: str
+
+
+class Source(StrictModel):
+    """Base of every source: its configuration. Fields that a user must give have no default."""
+
+    seed: int = 0
+
+    @abstractmethod
+    def plan(self) -> SourcePlan:
+        """Read the annotation files and list the photos; opens no photo.
+
+        Raises ConfigError or StorageError that names all that is missing or wrong about the dataset's files at once.
+        """
+
+
+@dataclass
+class PlanDraft:
+    """A plan while it is made: finds each photo in the folder and sets aside what cannot be found or comes twice."""
+
+    source: str
+    split: str
+    photos: PhotoFolder | None = None
+    rejected: list[RejectedRow] = field(default_factory=list)
+    _columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in RECORD_SCHEMA.names})
+    _seen: set[str] = field(default_factory=set)
+
+    def add(self, image_id: str, names: Mapping[str, Any], payload: bytes | Mapping[str, Any]) -> None:
+        """`names` are the `file_name` and `coco_url` that the photo is looked up by; a mapping as `payload` is written as JSON."""
+        data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+        try:
+            if image_id in self._seen:
+                raise RowError("duplicate_id", f"{image_id} came before")
+            uri = self.photos.find(names) if self.photos else None
+        except RowError as error:
+            self.reject(image_id, error)
+            return
+        self._seen.add(image_id)
+        num_bytes = len(data) + (self.photos.size_bytes(uri) if self.photos and uri else 0)
+        for name, value in zip(RECORD_SCHEMA.names, (image_id, uri, data, num_bytes), strict=True):
+            self._columns[name].append(value)
+
+    def reject(self, image_id: object, error: RowError, annotation_id: str | None = None) -> None:
+        """Set aside a photo, or one annotation."""
+        self.rejected.append(RejectedRow(str(image_id), self.source, error.reason, error.detail, annotation_id))
+
+    def finish(self, builder: RowBuilder, version: str) -> SourcePlan:
+        """The plan."""
+        return SourcePlan(self.source, self.split, pa.table(self._columns, schema=RECORD_SCHEMA), builder, self.rejected, version)
