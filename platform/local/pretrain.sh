@@ -7,7 +7,7 @@ source "$LOCAL/cluster.sh"
 OUTPUT=$ROOT/.local/pretrain
 TARGET=$ROOT/pixellm/model/pretrained/tiny
 SHARDS=s3://pixellm/shards/shapes
-NUM_STAGES=9
+NUM_STAGES=12
 
 started=$EPOCHREALTIME
 begin_run
@@ -24,9 +24,15 @@ stage "draw scenes of two colours each" job data-two-colors jobs.prepare_data --
     seed=4 colors_per_scene=2 output=$SHARDS/naming-two-colors
 stage "draw scenes with reasoning questions" job data-reasoning jobs.prepare_data --config jobs/configs/prepare_shapes_naming.yaml \
     seed=6 questions=reasoning output=$SHARDS/reasoning
+stage "draw more scenes with reasoning questions" job data-reasoning-more jobs.prepare_data \
+    --config jobs/configs/prepare_shapes_naming.yaml seed=8 questions=reasoning num_scenes=18000 output=$SHARDS/reasoning-more
 stage "train tower and mask head from random weights" job tower jobs.pretrain_tower --config jobs/configs/pretrain_tower_cpu.yaml
 stage "train the language model to answer in words" job text jobs.train --config jobs/configs/train_tiny_text_cpu.yaml
 stage "train it further" job text-further jobs.train --config jobs/configs/train_tiny_text_cpu.yaml steps=6000
-stage "export" job export jobs.export checkpoint=s3://pixellm/runs/tiny-text output="$TARGET" dtype=bfloat16
-cat "$OUTPUT"/logs/{tower,text,text-further}.log | progress_lines | sed 's/^ *//' > "$TARGET/train.log"
+stage "export" job export jobs.export checkpoint=s3://pixellm/runs/tiny-text output=s3://pixellm/models/tiny-text dtype=bfloat16
+stage "train it on the other scenes" job text-more jobs.train --config jobs/configs/train_tiny_text_cpu.yaml run=tiny-text-more steps=6000 \
+    model=s3://pixellm/models/tiny-text "data=[$SHARDS/naming, $SHARDS/naming-two-colors, $SHARDS/reasoning-more]" \
+    "learning_rates={projector: 1.0e-3, language_model: 1.0e-3, codebook: 1.0e-3}"
+stage "export" job export-more jobs.export checkpoint=s3://pixellm/runs/tiny-text-more output="$TARGET" dtype=bfloat16
+cat "$OUTPUT"/logs/{tower,text,text-further,text-more}.log | progress_lines | sed 's/^ *//' > "$TARGET/train.log"
 say "wrote $TARGET in $(seconds_since "$started") s"
