@@ -75,6 +75,7 @@ def read_label_map(data: bytes) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            image.load()
             mode, labels = image.mode, np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise RowError("labels_unreadable", f"not a PNG: {error}") from None
