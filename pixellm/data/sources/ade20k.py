@@ -12,7 +12,7 @@ from pixellm.data.sources.layout import find_parts
 from pixellm.data.sources.plan import SourcePlan
 from pixellm.data.sources.semantic import SemanticSource
 from pixellm.errors import ConfigError
-from pixellm.storage import read_bytes
+from pixellm.storage import join_uri, read_bytes
 
 UNLABELED = 0
 
@@ -28,8 +28,10 @@ class Ade20kSource(SemanticSource):
     def plan(self) -> SourcePlan:
         """One record per label map."""
         folder = {"train": "training", "val": "validation"}[self.split]
-        parts = find_parts("ade20k", self.input, "ADEChallengeData2016.zip", {
-            "photos": (f"images/{folder}",), "label maps": (f"annotations/{folder}",), "class names": ("objectInfo150.txt",)})
+        parts = find_parts("ADE20K", "ADEChallengeData2016.zip", {
+            "photos": [join_uri(self.input, "images", folder)],
+            "label maps": [join_uri(self.input, "annotations", folder)],
+            "class names": [join_uri(self.input, "objectInfo150.txt")]})
         names_file = read_bytes(parts["class names"])
         names = {UNLABELED: None, **_read_names(names_file, parts["class names"])}
         return plan_label_maps(self, self.split, parts["photos"], parts["label maps"], names, names_file)

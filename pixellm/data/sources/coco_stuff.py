@@ -12,7 +12,7 @@ from pixellm.data.sources.layout import find_parts
 from pixellm.data.sources.plan import SourcePlan
 from pixellm.data.sources.semantic import SemanticSource
 from pixellm.errors import ConfigError
-from pixellm.storage import read_bytes
+from pixellm.storage import join_uri, read_bytes
 
 UNLABELED = 255
 
@@ -33,11 +33,10 @@ class CocoStuffSource(SemanticSource):
     def plan(self) -> SourcePlan:
         """One record per label map."""
         folder = f"{self.split}2017"
-        archives = f"{folder}.zip, stuffthingmaps_trainval2017.zip and the repository nightrome/cocostuff"
-        parts = find_parts("coco_stuff", self.input, archives, {
-            "photos": self.photos or (f"images/{folder}", folder),
-            "label maps": (f"annotations/{folder}", f"stuffthingmaps_trainval2017/{folder}"),
-            "class names": ("labels.txt",)})
+        parts = find_parts("COCO-Stuff", f"{folder}.zip, stuffthingmaps_trainval2017.zip and labels.txt of nightrome/cocostuff", {
+            "photos": [self.photos] if self.photos else [join_uri(self.input, "images", folder), join_uri(self.input, folder)],
+            "label maps": [join_uri(self.input, parent, folder) for parent in ("annotations", "stuffthingmaps_trainval2017")],
+            "class names": [join_uri(self.input, "labels.txt")]})
         names_file = read_bytes(parts["class names"])
         names = {UNLABELED: None, **_read_names(names_file, parts["class names"])}
         return plan_label_maps(self, self.split, parts["photos"], parts["label maps"], names, names_file)

@@ -1,5 +1,6 @@
 """What datasets of label maps have in common: a folder of photos and a folder of PNGs that hold the number of a class for each pixel."""
 
+import hashlib
 import io
 import json
 import posixpath
@@ -12,7 +13,6 @@ from PIL import Image
 
 from pixellm.data.schema import RejectedRow, Row
 from pixellm.data.sources.frame import PhotoFrame
-from pixellm.data.sources.layout import version_of
 from pixellm.data.sources.photos import PhotoFolder
 from pixellm.data.sources.plan import PhotoRecord, PlanDraft, SourcePlan
 from pixellm.data.sources.semantic import SemanticSource, build_semantic
@@ -20,7 +20,7 @@ from pixellm.errors import ConfigError, RowError
 from pixellm.masks import RLE, label_map_to_rles, union_rles
 from pixellm.storage import file_sizes, read_bytes
 
-ONE_CHANNEL_MODES = ("L", "P", "I;16", "I")  # Pillow's: grey of 8 bits, index into a palette, grey of 16 bits
+ONE_CHANNEL_MODES = ("L", "P", "I;16")  # Pillow's: grey of 8 bits, index into a palette, grey of 16 bits
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ def plan_label_maps(
         draft.add(stem, {"file_name": file_names.get(stem, f"{stem}.jpg")}, {"labels": uri})
     for stem in sorted(file_names.keys() - maps.keys()):
         draft.reject(stem, RowError("labels_missing", f"no {stem}.png below {maps_uri}"))
-    return draft.finish(LabelMapBuilder(source, split, names), version_of(sizes, names_file))
+    listing = "".join(f"{posixpath.basename(uri)} {size}\n" for uri, size in sizes.items())
+    sha256 = hashlib.sha256(names_file + listing.encode()).hexdigest()
+    return draft.finish(LabelMapBuilder(source, split, names), f"sha256:{sha256}")
 
 
 def read_label_map(data: bytes) -> np.ndarray:

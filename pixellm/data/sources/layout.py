@@ -1,29 +1,18 @@
-"""Where the parts of a dataset lie below its folder, as its publisher ships it, and which bytes they are."""
+"""Finds the files of a dataset where its publisher's archive puts them, and says all that is missing at once."""
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from pixellm.errors import ConfigError
-from pixellm.storage import exists, join_uri
+from pixellm.storage import exists
 
 
-def find_parts(dataset: str, input_uri: str, archives: str, parts: Mapping[str, str | tuple[str, ...]]) -> dict[str, str]:
-    """The URI of each part. A tuple names the places below `input_uri` where it may lie, the first that exists counts; text is its URI.
+def find_parts(dataset: str, archive: str, parts: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """For each part of the dataset the first of its URIs, files or folders, that exists.
 
-    Raises one ConfigError that names every part that is missing, and `archives`, which hold them.
+    Raises ConfigError that names every part that has none, with all places that were looked at; `archive` says where they come from.
     """
-    places = {name: [part] if isinstance(part, str) else [join_uri(input_uri, place) for place in part] for name, part in parts.items()}
-    found = {name: next(filter(exists, uris), None) for name, uris in places.items()}
-    missing = [f"{name} ({' or '.join(uris)})" for name, uris in places.items() if found[name] is None]
+    found = {part: next(filter(exists, uris), None) for part, uris in parts.items()}
+    missing = [f"{part} (looked for {', '.join(parts[part])})" for part, uri in found.items() if uri is None]
     if missing:
-        raise ConfigError(f"{dataset}, input={input_uri}: missing are the {', the '.join(missing)}; they come with {archives}")
-    return {name: uri for name, uri in found.items() if uri is not None}
-
-
-def version_of(sizes: Mapping[str, int], *contents: bytes) -> str:
-    """Names a folder of files by their names and sizes, and the `contents` of others."""
-    lines: Iterable[str] = (f"{uri.rpartition('/')[2]} {size}\n" for uri, size in sorted(sizes.items()))
-    digest = hashlib.sha256("".join(lines).encode())
-    for content in contents:
-        digest.update(content)
-    return f"sha256:{digest.hexdigest()}"
+        raise ConfigError(f"{dataset} is not complete, missing: {'; '.join(missing)}. It comes as {archive}")
+    return {part: uri for part, uri in found.items() if uri is not None}

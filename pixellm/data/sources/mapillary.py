@@ -13,6 +13,7 @@ from pixellm.data.sources.label_maps import plan_label_maps
 from pixellm.data.sources.layout import find_parts
 from pixellm.data.sources.plan import SourcePlan
 from pixellm.data.sources.semantic import SemanticSource
+from pixellm.storage import join_uri
 
 
 class MapillarySource(SemanticSource):
@@ -26,9 +27,11 @@ class MapillarySource(SemanticSource):
     def plan(self) -> SourcePlan:
         """One record per label map."""
         folder = {"train": "training", "val": "validation"}[self.split]
-        parts = find_parts("mapillary", self.input, "the Mapillary Vistas v2.0 download", {
-            "photos": (f"{folder}/images",), "label maps": (f"{folder}/v2.0/labels",), "configuration": ("config_v2.0.json",)})
-        config, sha256 = read_json(parts["configuration"], _Config)
+        parts = find_parts("Mapillary Vistas", "the download of version 2.0", {
+            "photos": [join_uri(self.input, folder, "images")],
+            "label maps": [join_uri(self.input, folder, "v2.0/labels")],
+            "class names": [join_uri(self.input, "config_v2.0.json")]})
+        config, sha256 = read_json(parts["class names"], _Config)
         names = {index: label.readable.lower() if label.evaluate else None for index, label in enumerate(config.labels)}
         return plan_label_maps(self, self.split, parts["photos"], parts["label maps"], names, sha256.encode())
 

@@ -11,6 +11,7 @@ from pixellm.data.sources.layout import find_parts
 from pixellm.data.sources.part_masks import plan_part_masks
 from pixellm.data.sources.plan import SourcePlan
 from pixellm.data.sources.semantic import SemanticSource
+from pixellm.storage import join_uri
 
 
 class PacoSource(SemanticSource):
@@ -25,6 +26,7 @@ class PacoSource(SemanticSource):
     def plan(self) -> SourcePlan:
         """One record per photo."""
         file = f"paco_lvis_v1_{self.split}.json"
-        parts = find_parts("paco", self.input, "paco_lvis_v1.zip, train2017.zip and val2017.zip", {
-            "photos": self.photos, "annotations": (file, f"annotations/{file}")})
+        parts = find_parts("PACO-LVIS", "paco_lvis_v1.zip, its photos as train2017.zip and val2017.zip of COCO", {
+            "photos": [self.photos],
+            "annotations": [join_uri(self.input, file), join_uri(self.input, "annotations", file)]})
         return plan_part_masks(self, self.split, parts["photos"], parts["annotations"])

@@ -10,6 +10,7 @@ from pixellm.data.sources.layout import find_parts
 from pixellm.data.sources.part_masks import plan_part_masks
 from pixellm.data.sources.plan import SourcePlan
 from pixellm.data.sources.semantic import SemanticSource
+from pixellm.storage import join_uri
 
 
 class PascalPartSource(SemanticSource):
@@ -22,7 +23,7 @@ class PascalPartSource(SemanticSource):
 
     def plan(self) -> SourcePlan:
         """One record per photo."""
-        archives = "VOCtrainval_03-May-2010.tar, and VLPart's tools/pascal_part_mat2json.py run on trainval.tar.gz of Pascal-Part"
-        parts = find_parts("pascal_part", self.input, archives, {
-            "photos": ("VOCdevkit/VOC2010/JPEGImages",), "annotations": (f"{self.split}.json",)})
+        parts = find_parts("Pascal-Part", "VOCtrainval_03-May-2010.tar and what VLPart makes of trainval.tar.gz", {
+            "photos": [join_uri(self.input, "VOCdevkit/VOC2010/JPEGImages")],
+            "annotations": [join_uri(self.input, f"{self.split}.json")]})
         return plan_part_masks(self, self.split, parts["photos"], parts["annotations"])

@@ -12,9 +12,8 @@ from pydantic import Field
 
 from pixellm.data.schema import Conversation, Region
 from pixellm.data.sources.plan import Source
+from pixellm.data.sources.referring import MAX_CATEGORIES_PER_QUESTION
 from pixellm.errors import RowError
-
-MAX_CLASSES_PER_QUESTION = 3  # as the paper trains
 
 
 class SemanticSource(Source):
@@ -42,7 +41,7 @@ def build_semantic(regions: Sequence[Region], source: SemanticSource, image_id: 
     deck: list[str] = []
     for _ in range(source.questions_per_photo):
         deck = deck or rng.sample(sorted(by_class), len(by_class))
-        num_classes = rng.randint(1, MAX_CLASSES_PER_QUESTION)
+        num_classes = rng.randint(1, MAX_CATEGORIES_PER_QUESTION)
         chosen, deck = deck[:num_classes], deck[num_classes:]
         targets = [by_class[name] for name in chosen]
         questions[frozenset(chosen)] = Conversation(question=None, answer=None, targets=targets, task="semantic")

@@ -31,7 +31,7 @@ def test_labels_are_numbers_less_one_and_names_with_a_hyphen_are_ignored(tmp_pat
     masks = masks_of(row)
     assert list(masks) == ["person", "traffic light", "wood"]
     for name, label in (("person", 0), ("traffic light", 9), ("wood", 181)):
-        np.testing.assert_array_equal(masks[name], LABELS == label)
+        np.testing.assert_array_equal(masks[name], label == LABELS)
     np.testing.assert_array_equal(masks_of(row, ignore=True)["unlabeled"], np.isin(LABELS, [95, 170, 255]))
 
 
@@ -47,7 +47,7 @@ def test_files_that_are_missing_or_wrong(tmp_path: Path) -> None:
     source = CocoStuffSource(input=str(tmp_path), split="train", photos=str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError) as caught:
         source.plan()
-    for text in (f"photos ({tmp_path}/nowhere)", "annotations/train2017 or ", "labels.txt", "stuffthingmaps_trainval2017.zip"):
+    for text in (f"photos (looked for {tmp_path}/nowhere)", "annotations/train2017, ", "labels.txt", "stuffthingmaps_trainval2017.zip"):
         assert text in str(caught.value)
     write_files(tmp_path / "annotations/train2017", tmp_path / "nowhere", tmp_path / "labels.txt")
     (tmp_path / "labels.txt").write_text("person\n")

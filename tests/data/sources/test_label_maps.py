@@ -30,7 +30,7 @@ def test_each_class_is_one_region_and_unlabelled_pixels_are_ignored(tmp_path: Pa
     masks = masks_of(row)
     assert list(masks) == ["wall", "floor", "flag"]
     for name, label in (("wall", 1), ("floor", 2), ("flag", 150)):
-        np.testing.assert_array_equal(masks[name], LABELS == label)
+        np.testing.assert_array_equal(masks[name], label == LABELS)
     np.testing.assert_array_equal(masks_of(row, ignore=True)["unlabeled"], LABELS == 0)
 
 

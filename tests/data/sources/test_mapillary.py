@@ -44,7 +44,7 @@ def test_labels_that_are_not_evaluated_are_ignored(tmp_path: Path) -> None:
 
 
 def test_files_that_are_missing_or_wrong(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"training/images.*training/v2\.0/labels.*config_v2\.0\.json.*v2\.0 download"):
+    with pytest.raises(ConfigError, match=r"training/images.*training/v2\.0/labels.*config_v2\.0\.json.*version 2\.0"):
         MapillarySource(input=str(tmp_path), split="train").plan()
     source = write_files(tmp_path)
     (tmp_path / "config_v2.0.json").write_text('{"labels": [{"name": "animal--bird"}]}')

@@ -35,5 +35,5 @@ def test_parts_of_one_kind_are_one_target(tmp_path: Path) -> None:
 
 
 def test_all_that_is_missing_is_said_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"VOC2010/JPEGImages\).*train\.json\); they come with VOCtrainval_03-May-2010\.tar"):
+    with pytest.raises(ConfigError, match=r"VOC2010/JPEGImages\).*train\.json\)\. It comes as VOCtrainval_03-May-2010\.tar"):
         PascalPartSource(input=str(tmp_path), split="train").plan()
