@@ -10,8 +10,10 @@ from PIL import Image
 
 from pixellm.data.sources.label_maps import read_label_map
 from pixellm.errors import ConfigError, RowError
+from pixellm.storage import upload_folder
 from tests.data.sources.build import build_all
 from tests.data.sources.label_map_files import NAMES, masks_of, random_labels, write_ade20k
+from tests.fixtures_s3 import S3Store
 
 LABELS = random_labels([0, 1, 2, 150])
 
@@ -76,6 +78,13 @@ def test_the_version_follows_the_maps_and_the_names(tmp_path: Path) -> None:
     write_ade20k(tmp_path, {"scene": LABELS, "other": LABELS})
     versions.append(source.plan().version)
     assert versions[0] == versions[1] and len(set(versions)) == 3
+
+
+def test_the_same_from_s3(tmp_path: Path, s3_store: S3Store) -> None:
+    source = write_ade20k(tmp_path, {"scene": LABELS, "other": LABELS})
+    upload_folder(tmp_path, f"{s3_store.uri}/ade20k")
+    remote = source.model_copy(update={"input": f"{s3_store.uri}/ade20k"})
+    assert build_all(remote) == build_all(source) and remote.plan().version == source.plan().version
 
 
 def test_the_builder_goes_to_workers_as_it_is(tmp_path: Path) -> None:
