@@ -45,11 +45,20 @@ def crop_to_rle(crop: np.ndarray, box_xy: tuple[int, int], size_hw: tuple[int, i
     column, row = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]), columns.shape[1])
     edges = (left + column) * height + top + row  # where runs of on pixels start and stop, in turn
     joined = np.flatnonzero(edges[1:-1:2] == edges[2::2])  # a run down to the lower edge goes on at the top of the next column
-    edges = np.delete(edges, np.concatenate((2 * joined + 1, 2 * joined + 2)))
-    counts = np.diff(edges, prepend=0, append=height * width)
-    if counts[-1] == 0:  # COCO writes no run of nothing at the end
-        counts = counts[:-1]
-    return _to_text(coco_mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width))
+    return _edges_to_rle(np.delete(edges, np.concatenate((2 * joined + 1, 2 * joined + 2))), size_hw)
+
+
+def label_map_to_rles(labels: np.ndarray) -> dict[int, RLE]:
+    """Integers (H, W) to the RLE of each value that occurs, in ascending order. Its time does not grow with the number of values."""
+    if labels.ndim != 2:
+        raise RowError("mask_shape", f"a label map has 2 dimensions, found shape {labels.shape}")
+    flat = labels.T.reshape(-1)
+    starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
+    edges = np.stack((starts, np.append(starts[1:], flat.size)), axis=1)
+    values = flat[starts]
+    order = np.argsort(values, kind="stable")
+    runs_of_values = np.split(order, np.flatnonzero(np.diff(values[order])) + 1)
+    return {int(values[runs[0]]): _edges_to_rle(edges[runs].reshape(-1), labels.shape) for runs in runs_of_values}
 
 
 def rle_to_mask(rle: RLE) -> np.ndarray:
@@ -205,3 +214,12 @@ def _to_coco(rle: RLE) -> dict[str, Any]:
 
 def _to_text(rle: dict[str, Any]) -> RLE:
     return RLE(size=[int(side) for side in rle["size"]], counts=rle["counts"].decode("ascii"))
+
+
+def _edges_to_rle(edges: np.ndarray, size_hw: tuple[int, ...]) -> RLE:
+    """From where runs of on pixels start and stop, in turn, counted down the columns."""
+    height, width = size_hw
+    counts = np.diff(edges, prepend=0, append=height * width)
+    if counts[-1] == 0:  # COCO writes no run of nothing at the end
+        counts = counts[:-1]
+    return _to_text(coco_mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width))

@@ -54,6 +54,14 @@ def test_an_empty_crop_is_an_empty_mask() -> None:
 
 
 @QUICK
+@given(SIZES.flatmap(lambda size: hnp.arrays(np.uint16, size, elements=st.sampled_from([0, 1, 7, 255, 300]))))
+def test_a_label_map_is_a_mask_per_value(labels: np.ndarray) -> None:
+    found = masks.label_map_to_rles(labels)
+    assert list(found) == sorted(set(labels.flat))
+    assert all(rle == masks.mask_to_rle(labels == value) for value, rle in found.items())
+
+
+@QUICK
 @given(MASKS)
 def test_all_rle_forms_of_an_annotation_are_the_same_mask(mask: np.ndarray) -> None:
     size_hw = mask.shape
