@@ -92,10 +92,12 @@ def polygons_to_rle(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int
 
 
 def segmentation_to_rle(segmentation: Any, size_hw: tuple[int, int]) -> RLE:
-    """The `segmentation` of a COCO or LVIS annotation: polygons, uncompressed RLE or compressed RLE.
+    """The `segmentation` of a COCO, LVIS or refCLEF annotation: polygons, uncompressed or compressed RLE, or a list of RLEs (their union).
 
     Raises RowError: `size_mismatch`, `rle_invalid`, and those of `polygons_to_rle`. An empty mask is not an error here.
     """
+    if isinstance(segmentation, list) and segmentation and all(isinstance(part, dict) for part in segmentation):
+        return union_rles([segmentation_to_rle(part, size_hw) for part in segmentation], size_hw)
     if isinstance(segmentation, list):
         return polygons_to_rle(segmentation, size_hw)
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():

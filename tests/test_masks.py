@@ -70,6 +70,10 @@ def test_all_rle_forms_of_an_annotation_are_the_same_mask(mask: np.ndarray) -> N
     assert masks.rle_counts(rle).tolist() == counts_of(mask)
     for segmentation in (rle, uncompressed, {"size": size_hw, "counts": rle["counts"].encode()}):
         np.testing.assert_array_equal(masks.rle_to_mask(masks.segmentation_to_rle(segmentation, size_hw)), mask)
+    upper, lower = mask.copy(), mask.copy()
+    upper[size_hw[0] // 2:], lower[:size_hw[0] // 3] = False, False  # their rows overlap
+    parts = [masks.mask_to_rle(upper), {"size": list(size_hw), "counts": counts_of(lower)}]
+    np.testing.assert_array_equal(masks.rle_to_mask(masks.segmentation_to_rle(parts, size_hw)), mask)
 
 
 @QUICK
@@ -156,6 +160,8 @@ def test_two_polygons_are_a_union() -> None:
     ({"size": [12, 10], "counts": 5}, "rle_invalid"),
     ({"size": [12, 10], "counts": "o" * 40 + "1"}, "rle_invalid"),
     ({"counts": [120]}, "rle_invalid"),
+    ([{"size": [12, 10], "counts": [120]}, {"size": [12, 10], "counts": "~~~"}], "rle_invalid"),
+    ([{"size": [12, 10], "counts": [120]}, [1, 1, 5, 5, 3, 8]], "polygon_invalid"),
     (None, "rle_invalid"),
     ("text", "rle_invalid"),
 ])
