@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from jobs import predict as job
-from pixellm.inference import predict as predict_module
+from pixellm.inference import batch as batch_module
 from pixellm.masks import png_to_mask
 from pixellm.testing import FakeSegmenter, random_photo
 
@@ -32,7 +32,7 @@ def photos(tmp_path):
 @pytest.fixture
 def run(local_ray, photos, tmp_path, capsys, monkeypatch):
     def run(*more):
-        monkeypatch.setattr(predict_module, "load_segmenter", lambda *_: FakeSegmenter(num_targets=2))
+        monkeypatch.setattr(batch_module, "load_segmenter", lambda *_: FakeSegmenter(num_targets=2))
         job.main([f"photos={photos}", "question=which part?", f"output={tmp_path}/out", "cpus_per_worker=0.5", "batch_size=2", *more])
         return json.loads(capsys.readouterr().out.splitlines()[-1]), tmp_path / "out"
 
