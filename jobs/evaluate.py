@@ -9,6 +9,7 @@ import sys
 from pixellm.errors import PixelLMError
 from pixellm.evaluation.evaluate import EvaluateConfig, evaluate
 from pixellm.evaluation.report import headline, write_report
+from pixellm.inference.batch import check_failures
 from pixellm.settings import parse_command_line
 
 
@@ -23,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"evaluate: gIoU {_shown(figures['giou'])}, cIoU {_shown(figures['ciou'])}, {figures['num_wrong_count']} of "
               f"{figures['num_questions']} questions with a wrong number of masks, {figures['num_failed_photos']} photos set aside")
         print(f"evaluate: report at {page}", flush=True)
-        evaluation.check_failures()
+        check_failures(evaluation.failures, evaluation.num_photos, config.max_failed_share)
     except PixelLMError as error:
         sys.exit(f"error: {error}")
     print(json.dumps(figures | {"report": page}), flush=True)

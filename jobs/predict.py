@@ -1,7 +1,7 @@
 """Asks one question about every photo of a folder: `python -m jobs.predict photos=URI 'question=…' output=URI format=overlay [model=URI]`.
 
 Writes `answers.jsonl`, `set_aside.jsonl` (photos that failed, with the reason) and what `format` says below `output`. Prints its progress,
-and as its last line one JSON object with the main figures.
+and as its last line one JSON object with the main figures. Above `max_failed_share` of photos set aside it ends with an error.
 """
 
 import json
@@ -10,6 +10,7 @@ import time
 from collections import Counter
 
 from pixellm.errors import PixelLMError
+from pixellm.inference.batch import check_failures
 from pixellm.inference.predict import PredictConfig, predict
 from pixellm.settings import parse_command_line
 
@@ -20,13 +21,15 @@ def main(argv: list[str] | None = None) -> None:
     begun = time.monotonic()
     try:
         records = predict(config)
+        failures = [record for record in records if record["failure"]]
+        figures = {"num_photos": len(records), "num_masks": sum(len(record["masks"] or ()) for record in records),
+                   "num_set_aside": len(failures), "set_aside": dict(Counter(record["failure"] for record in failures)),
+                   "seconds": round(time.monotonic() - begun, 1)}
+        print(f"predict: {len(records) - len(failures)} of {len(records)} photos answered with {figures['num_masks']} masks in "
+              f"{figures['seconds']} s, {len(failures)} set aside; {config.format} in {config.output}", flush=True)
+        check_failures(failures, len(records), config.max_failed_share)
     except PixelLMError as error:
         sys.exit(f"error: {error}")
-    reasons = Counter(record["failure"] for record in records if record["failure"])
-    figures = {"num_photos": len(records), "num_masks": sum(len(record["masks"] or ()) for record in records),
-               "num_set_aside": reasons.total(), "set_aside": dict(reasons), "seconds": round(time.monotonic() - begun, 1)}
-    print(f"predict: {len(records) - reasons.total()} of {len(records)} photos answered with {figures['num_masks']} masks in "
-          f"{figures['seconds']} s, {reasons.total()} set aside; {config.format} in {config.output}")
     print(json.dumps(figures | {"output": config.output}), flush=True)
 
 

@@ -52,9 +52,8 @@ def load_yaml(path: str | Path, model: type[ConfigT], overrides: list[str] | tup
 
 def parse_command_line(model: type[ConfigT], description: str, argv: list[str] | None = None) -> ConfigT:
     """The command line of every job: `python -m jobs.NAME [--config FILE] key=value …`."""
-    keys = "\n".join(f"  {name}: {_type_name(field)}{_default(field)}" + (f"  {field.description}" if field.description else "")
-                     for name, field in model.model_fields.items())
-    parser = argparse.ArgumentParser(description=description, epilog=f"keys:\n{keys}", formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, epilog="\n".join(["keys:", *_describe_keys(model)]),
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", metavar="FILE", help="YAML file with the keys below")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that override the file's")
     arguments = parser.parse_args(argv)
@@ -98,6 +97,18 @@ def _sub_model(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for part in getattr(annotation, "__args__", ()) if (found := _sub_model(part))), None)
+
+
+def _describe_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """A line for each key; those of a sub-model with its name before theirs."""
+    lines = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            lines += _describe_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            description = f"  {field.description}" if field.description else ""
+            lines.append(f"  {prefix}{name}: {_type_name(field)}{_default(field)}{description}")
+    return lines
 
 
 def _type_name(field: Any) -> str:

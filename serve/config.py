@@ -1,9 +1,8 @@
 """One deployment of one model: what `serve/configs/*.yaml` may say. Imports neither Ray nor torch."""
 
-from typing import Literal
-
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from pixellm.inference.config import InferenceConfig
 from pixellm.settings import StrictModel
 
 # The model is one object in one executor thread: batches run one after the other.
@@ -26,18 +25,14 @@ class AutoscalingConfig(StrictModel):
         return self
 
 
-class AppConfig(StrictModel):
+class AppConfig(InferenceConfig):
     """A deployment: the model, its replicas, the limits of a request, the address."""
 
     app_name: str = Field(default="pixellm", min_length=1, description="name of the application on the cluster")
     model: str = Field(min_length=1, description="path or URI of an exported model directory")
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N")
-    torch_threads: PositiveInt | None = Field(default=None, description="CPU threads of a model replica; Ray's choice when unset")
 
     max_batch_size: PositiveInt = Field(default=8, description="questions answered in one pass of the model")
     batch_wait_timeout_s: float = Field(default=0.01, ge=0, description="how long the first question of a batch waits for others")
-    max_new_tokens: PositiveInt = Field(default=128, description="longest answer, and the default of a request")
 
     max_body_mb: PositiveFloat = Field(default=20, description="largest request body, in units of 1,000,000 bytes")
     max_megapixels: PositiveFloat = Field(default=40, description="largest photo, checked before it is decoded")

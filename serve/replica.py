@@ -40,13 +40,9 @@ SegmenterFactory = Callable[[AppConfig], AnySegmenter]
 
 def load_segmenter(config: AppConfig) -> AnySegmenter:
     """The real model of `config`, on its device. Imports torch here, so that importing this module stays cheap."""
-    import torch
+    from pixellm.inference import segmenter
 
-    from pixellm.inference.segmenter import Segmenter
-
-    if config.torch_threads:
-        torch.set_num_threads(config.torch_threads)
-    return Segmenter.from_pretrained(config.model, dtype=config.dtype, device=config.device)
+    return segmenter.load_segmenter(config)
 
 
 @dataclass(frozen=True)

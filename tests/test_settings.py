@@ -92,3 +92,12 @@ def test_help_lists_every_key(capsys):
     shown = capsys.readouterr().out
     assert "steps: int (required)  optimizer steps" in shown
     assert all(name in shown for name in Run.model_fields)
+
+
+def test_help_lists_the_keys_of_sub_models_as_they_are_written(capsys):
+    class Whole(StrictModel):
+        run: Run = Run(steps=1)
+
+    with pytest.raises(SystemExit):
+        parse_command_line(Whole, "a job", ["--help"])
+    assert "  run.steps: int (required)  optimizer steps" in capsys.readouterr().out

@@ -21,11 +21,11 @@ from pixellm.data.manifest import Manifest, read_manifest
 from pixellm.data.prompts import fill_conversation
 from pixellm.data.schema import ROW_SCHEMA
 from pixellm.data.stream import RowGroup, list_row_groups
-from pixellm.errors import ShardError, StorageError, TooManyRejectedError
+from pixellm.errors import ShardError
 from pixellm.evaluation.metrics import Metrics, QuestionScore, score_question, summarize
-from pixellm.inference.batch import AnySegmenter, Record, SegmentBatch, load_segmenter
-from pixellm.settings import StrictModel
-from pixellm.storage import exists, open_filesystem
+from pixellm.inference.batch import AnySegmenter, Record, answer_rows, segmenter_builder
+from pixellm.inference.config import BatchConfig
+from pixellm.storage import open_filesystem
 
 READ_CPUS = 0.25
 NUM_READ_TASKS = 2
@@ -34,23 +34,13 @@ MAX_PARTS_PER_GROUP = 16
 PhotoKey = tuple[str, str, str]  # source, split, image_id
 
 
-class EvaluateConfig(StrictModel):
+class EvaluateConfig(BatchConfig):
     """One evaluation of one model over one shard folder."""
 
     shards: str = Field(description="URI of a shard folder, as jobs.prepare_data writes it")
-    model: str = Field("tiny", description="URI of a model directory, or tiny for the one that ships")
     output: str = Field(description="URI of the folder for report.json and report.html")
     local_copy: str | None = Field(None, description="a second, local folder for the same files")
     max_rows: int | None = Field(None, gt=0, description="photos to evaluate, the first of the shuffled shards")
-    batch_size: int = Field(8, gt=0, description="photos in one call of the model, with all their questions")
-    max_new_tokens: int = Field(128, gt=0)
-    num_workers: int = Field(1, gt=0, description="copies of the model")
-    cpus_per_worker: float = Field(1.0, gt=0)
-    gpus_per_worker: float = Field(0.0, ge=0)
-    torch_threads: int = Field(1, gt=0, description="of each copy")
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: str = "cpu"
-    max_failed_share: float = Field(0.05, ge=0, le=1, description="above it, of the photos, the job fails after the report is written")
     num_examples: int = Field(24, ge=0, description="cards on the page")
     examples: Literal["mixed", "random", "worst", "best"] = Field("mixed", description="mixed: a third of each")
     seed: int = Field(0, description="of the questions drawn from templates and of the random examples")
@@ -85,13 +75,6 @@ class Evaluation:
         """Photos set aside, by reason."""
         return dict(Counter(record["failure"] for record in self.failures).most_common())
 
-    def check_failures(self) -> None:
-        """Raises TooManyRejectedError above `max_failed_share`."""
-        if len(self.failures) > self.config.max_failed_share * self.num_photos:
-            raise TooManyRejectedError(
-                f"{len(self.failures)} of {self.num_photos} photos were set aside, by reason {self.failures_by_reason}, the first: "
-                f"{self.failures[0]['failure_detail']}; at most {self.config.max_failed_share:.0%} are allowed (max_failed_share)")
-
 
 def evaluate(config: EvaluateConfig, build_segmenter: Callable[[], AnySegmenter] | None = None,
              progress: Callable[[str], None] = print) -> Evaluation:
@@ -101,10 +84,7 @@ def evaluate(config: EvaluateConfig, build_segmenter: Callable[[], AnySegmenter]
     Raises ShardError (no manifest, or not the photos that it promises) and StorageError (no such model).
     """
     manifest = read_manifest(config.shards)
-    if build_segmenter is None:
-        if config.model != "tiny" and not exists(config.model):
-            raise StorageError(f"no model at {config.model}; give the folder that jobs.export wrote, or tiny")
-        build_segmenter = functools.partial(load_segmenter, config.model, config.dtype, config.device, config.torch_threads)
+    build_segmenter = build_segmenter or segmenter_builder(config)
     num_photos = min(config.max_rows or manifest.num_rows, manifest.num_rows)
     start_s, last_s = time.monotonic(), -10.0
     records: list[Record] = []
@@ -188,10 +168,4 @@ def _answered(config: EvaluateConfig, num_photos: int, build_segmenter: Callable
     with ray.data.DataContext.current(context):
         rows = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
             read_part, batch_size=1, num_cpus=READ_CPUS, compute=ray.data.TaskPoolStrategy(size=NUM_READ_TASKS))
-        return rows.map_batches(
-            SegmentBatch,
-            fn_constructor_kwargs={"build_segmenter": build_segmenter, "max_new_tokens": config.max_new_tokens,
-                                   "prepare_row": functools.partial(fill_row, seed=config.seed)},
-            batch_size=config.batch_size, batch_format="pyarrow", compute=ray.data.ActorPoolStrategy(size=config.num_workers),
-            num_cpus=config.cpus_per_worker, num_gpus=config.gpus_per_worker or None,
-        )
+        return answer_rows(rows, config, build_segmenter, functools.partial(fill_row, seed=config.seed))

@@ -1,22 +1,26 @@
-"""Answers to all questions about many photos, as a callable class for Ray Data's `map_batches`. Knows rows and tables, not where they lie.
+"""Answers to all questions about many photos with Ray Data: `SegmentBatch` for tables, `answer_rows` for datasets of them.
 
-    dataset.map_batches(SegmentBatch, fn_constructor_args=[build_segmenter], batch_format="pyarrow", batch_size=8, …)
+Knows rows and tables, not where they come from nor where the answers go.
 """
 
+import functools
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
-import torch
+import ray.data
 from PIL import Image
 
-from pixellm.errors import InputError, PixelLMError, RowError
+from pixellm.errors import InputError, PixelLMError, RowError, StorageError, TooManyRejectedError
+from pixellm.inference.config import BatchConfig
 from pixellm.inference.photos import load_photo
 from pixellm.inference.segmentation import Segmentation
-from pixellm.inference.segmenter import Segmenter
+from pixellm.inference.segmenter import load_segmenter
 from pixellm.masks import RLE, union_rles
+from pixellm.storage import exists
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +54,29 @@ class AnySegmenter(Protocol):
     def segment(self, images: Sequence[Image.Image], questions: Sequence[str], max_new_tokens: int = ...) -> list[Segmentation]: ...
 
 
-def load_segmenter(model: str, dtype: str = "float32", device: str = "cpu", torch_threads: int = 1) -> AnySegmenter:
-    """The model at `model` (a directory, its URI, or `tiny`), for a process that has `torch_threads` cores to itself."""
-    torch.set_num_threads(torch_threads)
-    return Segmenter.from_pretrained(model, dtype=dtype, device=device)
+def segmenter_builder(config: BatchConfig) -> Callable[[], AnySegmenter]:
+    """Loads the model of `config` when it is called, in each actor. Raises StorageError at once when there is none."""
+    if config.model != "tiny" and not exists(config.model):
+        raise StorageError(f"no model at {config.model}; give the folder that jobs.export wrote, or tiny")
+    return functools.partial(load_segmenter, config)
+
+
+def answer_rows(rows: ray.data.Dataset, config: BatchConfig, build_segmenter: Callable[[], AnySegmenter],
+                prepare_row: Callable[[dict[str, Any]], dict[str, Any]]) -> ray.data.Dataset:
+    """`rows` through `SegmentBatch` on `num_workers` actors: records of `RECORD_SCHEMA`."""
+    return rows.map_batches(
+        SegmentBatch, batch_size=config.batch_size, batch_format="pyarrow", num_cpus=config.cpus_per_worker,
+        num_gpus=config.gpus_per_worker or None, compute=ray.data.ActorPoolStrategy(size=config.num_workers),
+        fn_constructor_args=[build_segmenter, config.max_new_tokens, prepare_row])
+
+
+def check_failures(failures: Sequence[Record], num_photos: int, max_share: float) -> None:
+    """Raises TooManyRejectedError when more than `max_share` of `num_photos` were set aside; `failures` are their records."""
+    if len(failures) > max_share * num_photos:
+        reasons = dict(Counter(record["failure"] for record in failures).most_common())
+        raise TooManyRejectedError(
+            f"{len(failures)} of {num_photos} photos were set aside, by reason {reasons}, the first: {failures[0]['failure_detail']}; "
+            f"at most {max_share:.0%} are allowed (max_failed_share)")
 
 
 @dataclass(frozen=True)

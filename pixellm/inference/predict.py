@@ -7,7 +7,6 @@ import functools
 import math
 import os
 from collections.abc import Callable
-from typing import Literal
 
 import ray.data
 from pydantic import Field
@@ -15,30 +14,21 @@ from pydantic import Field
 from pixellm.data.progress import show_progress
 from pixellm.data.sources.photos import PHOTO_SUFFIXES
 from pixellm.errors import StorageError
-from pixellm.inference.batch import AnySegmenter, Record, SegmentBatch, load_segmenter
+from pixellm.inference.batch import AnySegmenter, Record, answer_rows, segmenter_builder
+from pixellm.inference.config import BatchConfig
 from pixellm.inference.prediction_files import PredictionFormat, add_photo, write_lists, write_pictures
-from pixellm.settings import StrictModel
-from pixellm.storage import exists, list_files, open_filesystem
+from pixellm.storage import list_files, open_filesystem
 
 WRITE_CPUS = 0.25
 
 
-class PredictConfig(StrictModel):
+class PredictConfig(BatchConfig):
     """What to ask, about what, and where the answers go."""
 
     photos: str = Field(description="URI of a folder; photos in folders below it count")
     question: str = Field(pattern=r"\S")
     output: str = Field(description="URI of the folder for the answers")
     format: PredictionFormat = Field("coco", description="coco: one results.json; png: a file for each mask; overlay: one for each photo")
-    model: str = Field("tiny", description="URI of a model directory, or tiny for the one that ships")
-    max_new_tokens: int = Field(128, gt=0)
-    batch_size: int = Field(8, gt=0, description="photos in one call of the model")
-    num_workers: int = Field(1, gt=0, description="copies of the model")
-    cpus_per_worker: float = Field(1.0, gt=0)
-    gpus_per_worker: float = Field(0.0, ge=0)
-    torch_threads: int = Field(1, gt=0, description="of each copy")
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: str = "cpu"
 
 
 def predict(config: PredictConfig, build_segmenter: Callable[[], AnySegmenter] | None = None) -> list[Record]:
@@ -54,11 +44,7 @@ def predict(config: PredictConfig, build_segmenter: Callable[[], AnySegmenter] |
     names = [os.path.relpath(file, folder) for file in files]
     if not names:
         raise StorageError(f"{config.photos} has no photos ({', '.join(PHOTO_SUFFIXES)}); check the path")
-    if build_segmenter is None:
-        if config.model != "tiny" and not exists(config.model):
-            raise StorageError(f"no model at {config.model}; give the folder that jobs.export wrote, or tiny")
-        build_segmenter = functools.partial(load_segmenter, config.model, config.dtype, config.device, config.torch_threads)
-    answered = _answered(config, names, build_segmenter).iter_rows()
+    answered = _answered(config, names, build_segmenter or segmenter_builder(config)).iter_rows()
     records = sorted(show_progress(answered, "predict: photos", len(names)), key=lambda record: record["image_id"])
     write_lists(records, config.output, config.format)
     return records
@@ -76,10 +62,6 @@ def _answered(config: PredictConfig, names: list[str], build_segmenter: Callable
     with ray.data.DataContext.current(context):
         rows = ray.data.from_items([{"image_id": name, "source": config.photos, "split": ""} for name in names],
                                    override_num_blocks=math.ceil(len(names) / config.batch_size))
-        records = rows.map_batches(
-            SegmentBatch, batch_size=config.batch_size, batch_format="pyarrow", num_cpus=config.cpus_per_worker,
-            num_gpus=config.gpus_per_worker or None, compute=ray.data.ActorPoolStrategy(size=config.num_workers),
-            fn_constructor_kwargs={"build_segmenter": build_segmenter, "max_new_tokens": config.max_new_tokens,
-                                   "prepare_row": functools.partial(add_photo, question=config.question)})
+        records = answer_rows(rows, config, build_segmenter, functools.partial(add_photo, question=config.question))
         return records.map_batches(write_pictures, batch_size=None, batch_format="pyarrow", num_cpus=WRITE_CPUS,
                                    fn_kwargs={"output": config.output, "kind": config.format})

@@ -98,7 +98,7 @@ class Limits:
         positions = [place for place in range(len(ids)) if not start <= place < stop or photo.image_token_mask[place - start]]
         if len(positions) + num_new > self.slot_capacity:
             raise InputError("prompt_too_long", f"a prompt of {len(positions)} tokens and {num_new} new ones exceed the "
-                             f"{self.slot_capacity} tokens of a slot; ask a shorter question or for fewer tokens")
+                             f"{self.slot_capacity} tokens of a slot (slot_tokens); ask a shorter question or for fewer tokens")
         num_prefix_rows = len(positions) - (len(ids) - stop)
         num_photo_bytes = self.photo_bytes + num_prefix_rows * self.bytes_per_row
         if num_photo_bytes > self.photo_cache_bytes:

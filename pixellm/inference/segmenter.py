@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from pixellm.errors import InputError
-from pixellm.inference.config import EngineConfig
+from pixellm.inference.config import EngineConfig, InferenceConfig
 from pixellm.inference.engine import Engine, EventStream
 from pixellm.inference.requests import EndEvent, MaskEvent, PhotoInput, Request
 from pixellm.inference.sampling import Greedy, Sampled
@@ -116,6 +116,13 @@ class Segmenter:
             sampler=Greedy() if options.temperature is None else Sampled(options.temperature, options.top_p, options.seed),
             client=options.client, deadline_s=None if options.timeout_s is None else time.monotonic() + options.timeout_s)
         return _Asked(self._engine.submit(request), AnswerReader(self.processor, photo, options.stop))
+
+
+def load_segmenter(config: InferenceConfig) -> Segmenter:
+    """The model of `config`, for a process that has `torch_threads` cores to itself."""
+    if config.torch_threads:
+        torch.set_num_threads(config.torch_threads)
+    return Segmenter.from_pretrained(config.model, config.dtype, config.device, config.engine)
 
 
 @dataclass(frozen=True)

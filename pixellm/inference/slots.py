@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from pixellm.errors import ModelError
+from pixellm.errors import ConfigError, ModelError
 from pixellm.inference.cpu import padded_num_rows
 
 ModuleType = TypeVar("ModuleType", bound=nn.Module)
@@ -66,14 +66,16 @@ class SlotStep:
 
 
 class SlotCache:
-    """Keys and values (layers, S, G, C, E) of S slots, and the language model that fills them.
+    """Keys and values (layers, S, G, C, E) of S slots, `num_slots` of them or as many as `max_bytes` hold, and the language model that
+    fills them.
 
     The model is a view of `base_model` that shares its weights; the given one keeps its own attention. Raises ModelError for a model
-    whose attention needs what this one has not (a sliding window below C, logit soft-capping, attention sinks, layers without keys).
+    whose attention needs what this one has not (a sliding window below C, logit soft-capping, attention sinks, layers without keys),
+    ConfigError when not even one slot fits into `max_bytes`, or all of them not into what the device has left.
     """
 
-    def __init__(self, base_model: PreTrainedModel, num_slots: int, capacity: int):
-        self.num_slots, self.capacity = num_slots, capacity
+    def __init__(self, base_model: PreTrainedModel, num_slots: int, capacity: int, max_bytes: float = math.inf):
+        self.capacity = capacity
         self._model = _with_slot_attention(base_model)
         probe = _Probe(self._model, capacity)
         num_layers = base_model.config.num_hidden_layers
@@ -83,8 +85,10 @@ class SlotCache:
         num_heads, num_key_heads, key_width, value_width = probe.shapes.pop()
         self._heads_per_key_head = num_heads // num_key_heads
         weight = next(base_model.parameters())
-        self.keys = _untouched_zeros((num_layers, num_slots, num_key_heads, capacity, key_width), weight)
-        self.values = _untouched_zeros((num_layers, num_slots, num_key_heads, capacity, value_width), weight)
+        bytes_per_slot = num_layers * num_key_heads * (key_width + value_width) * weight.element_size() * capacity
+        self.num_slots = _count_slots(num_slots, bytes_per_slot, max_bytes, _free_bytes(weight.device))
+        self.keys = _untouched_zeros((num_layers, self.num_slots, num_key_heads, capacity, key_width), weight)
+        self.values = _untouched_zeros((num_layers, self.num_slots, num_key_heads, capacity, value_width), weight)
 
     @property
     def bytes_per_row(self) -> int:
@@ -185,6 +189,23 @@ class _Probe:
         self.layers.append(module.layer_idx)
         self.shapes.add((query.shape[1], key.shape[1], key.shape[3], value.shape[3]))
         return value.new_zeros(1, 1, query.shape[1], value.shape[3])
+
+
+def _count_slots(num_slots: int, bytes_per_slot: int, max_bytes: float, free_bytes: float) -> int:
+    """At most `num_slots`. Raises ConfigError."""
+    num_fitting = int(min(num_slots, max_bytes / bytes_per_slot))
+    if not num_fitting:
+        raise ConfigError(f"the keys and values of one slot take {bytes_per_slot / 1e6:.4g} MB, more than kv_cache_mb "
+                          f"({max_bytes / 1e6:.4g}); raise it or lower slot_tokens")
+    if num_fitting * bytes_per_slot > free_bytes:
+        raise ConfigError(f"the keys and values of {num_fitting} slots take {num_fitting * bytes_per_slot / 1e6:.4g} MB, the device has "
+                          f"{free_bytes / 1e6:.4g} MB left beside the model; lower kv_cache_mb or num_slots")
+    return num_fitting
+
+
+def _free_bytes(device: torch.device) -> float:
+    """Not known where memory is only taken by what is written (`_untouched_zeros`)."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
 
 
 def _untouched_zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:

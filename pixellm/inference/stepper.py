@@ -30,7 +30,7 @@ class Stepper:
     """The state of one engine. Not safe for use from several threads: `prepare` alone may be called from any.
 
     Works on a view of `model` with its weights as they are now; the model itself is left as it is.
-    Raises ConfigError when the photo cache cannot hold one photo, ModelError for a language model that `SlotCache` cannot run.
+    Raises ConfigError when the caches cannot hold one photo or one slot, ModelError for a language model that `SlotCache` cannot run.
     """
 
     def __init__(self, model: PixelLMForConditionalGeneration, config: EngineConfig):
@@ -39,7 +39,8 @@ class Stepper:
         if model.device.type == "cpu":
             use_inference_attention(self.model.vision_tower)
         max_positions = getattr(model.config.text_config, "max_position_embeddings", None) or config.slot_tokens
-        self._slots = SlotCache(self.model.language_model.base_model, config.num_slots, min(config.slot_tokens, max_positions))
+        self._slots = SlotCache(self.model.language_model.base_model, config.num_slots, min(config.slot_tokens, max_positions),
+                                config.kv_cache_mb * 1e6)
         self._rules = TokenRules(model.config)
         self._photos = PhotoCache(int(config.photo_cache_mb * 1e6))
         mask_decoder = MaskDecoder(self.model.mask_head)
@@ -52,7 +53,7 @@ class Stepper:
             bytes_per_row=self._slots.bytes_per_row, photo_cache_bytes=self._photos.capacity_bytes)
         self._waiting: FairQueue[Running] = FairQueue()
         self._active: list[Running] = []  # in order of admission
-        self._free_slots = list(range(config.num_slots))
+        self._free_slots = list(range(self._slots.num_slots))
 
     @property
     def is_idle(self) -> bool:

@@ -14,7 +14,6 @@ from pixellm.data.schema import Conversation, build_region
 from pixellm.data.shards import ShardOptions, write_shards
 from pixellm.data.stream import RowGroup
 from pixellm.drawing import color_of
-from pixellm.errors import TooManyRejectedError
 from pixellm.evaluation.evaluate import EvaluateConfig, Evaluation, ScoredAnswer, fill_row, plan_parts, read_photos
 from pixellm.evaluation.metrics import score_question
 from pixellm.evaluation.report import build_report, choose_examples, headline, write_report
@@ -129,12 +128,6 @@ def test_examples_of_few_answers(how):
     assert sum(map(len, choose_examples(answers, 9, how, seed=0).values())) == 2
     assert choose_examples([], 9, how, seed=0) in ({how: []}, {"random": [], "worst": [], "best": []})
 
-
-def test_too_many_failures_are_an_error(evaluation):
-    with pytest.raises(TooManyRejectedError, match=r"1 of 5 photos.*photo_unreadable"):
-        evaluation.check_failures()
-    config = evaluation.config.model_copy(update={"max_failed_share": 0.2})
-    Evaluation(config, evaluation.manifest, evaluation.answers, evaluation.failures, 5, 1.0).check_failures()
 
 
 def test_photos_of_chosen_rows_only(evaluation):

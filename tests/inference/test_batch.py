@@ -4,8 +4,8 @@ import pyarrow as pa
 import pytest
 
 from pixellm.data.schema import ROW_SCHEMA, Conversation, region_rle
-from pixellm.errors import RowError
-from pixellm.inference.batch import RECORD_SCHEMA, SegmentBatch
+from pixellm.errors import RowError, TooManyRejectedError
+from pixellm.inference.batch import RECORD_SCHEMA, SegmentBatch, check_failures
 from pixellm.testing import FakeSegmenter
 from tests.data.rows import make_row
 
@@ -89,3 +89,10 @@ def test_prepare_row_completes_rows_and_may_reject_them(fake):
 
 def test_empty_batch_keeps_the_schema(fake):
     assert SegmentBatch(lambda: fake)(table_of()).schema == RECORD_SCHEMA and not fake.calls
+
+
+def test_too_many_failures_are_an_error(fake):
+    failures = run(fake, make_row(1, image=b"no photo"))
+    with pytest.raises(TooManyRejectedError, match=r"1 of 5 photos were set aside, by reason \{'photo_format': 1\}.*at most 10%"):
+        check_failures(failures, 5, max_share=0.1)
+    check_failures(failures, 5, max_share=0.2)

@@ -18,7 +18,7 @@ def test_workers_get_absolute_paths(tmp_path, monkeypatch):
     random_photo(9, 9).save(tmp_path / "photos" / "1.png")
 
     def see(config, names, build_segmenter):
-        seen.append((config.photos, config.output, config.model, names, build_segmenter.args[0]))
+        seen.append((config.photos, config.output, config.model, names, build_segmenter.args[0].model))
         raise Seen
 
     monkeypatch.setattr(module, "_answered", see)

@@ -23,8 +23,11 @@ from transformers import (
     Qwen3NextConfig,
 )
 
-from pixellm.errors import ModelError
+from pixellm.errors import ConfigError, ModelError
+from pixellm.inference import slots
+from pixellm.inference.config import EngineConfig
 from pixellm.inference.slots import Piece, SlotCache
+from pixellm.model.presets import preset_config
 
 SHAPE = {"vocab_size": 100, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
          "max_position_embeddings": 128, "pad_token_id": 0}
@@ -109,3 +112,28 @@ def test_a_window_as_wide_as_the_slots_changes_nothing():
 def test_what_a_model_needs_and_slots_have_not_is_a_clear_error(config, message):
     with pytest.raises(ModelError, match=message):
         SlotCache(build(config), num_slots=1, capacity=128)
+
+
+def test_slots_are_bounded_in_bytes():
+    model = build(LlamaConfig(**GROUPED))
+    bytes_per_slot = 2 * 2 * 2 * 16 * 4 * NUM_ROWS  # keys and values, layers, key heads, width, float32
+    assert SlotCache(model, 4, NUM_ROWS).keys.nbytes * 2 == 4 * bytes_per_slot
+    assert [SlotCache(model, 4, NUM_ROWS, factor * bytes_per_slot).num_slots for factor in (1, 3.9, 4, 9)] == [1, 3, 4, 4]
+    with pytest.raises(ConfigError, match=r"one slot take 0\.01536 MB, more than kv_cache_mb \(0\.01382\)"):
+        SlotCache(model, 4, NUM_ROWS, 0.9 * bytes_per_slot)
+
+
+def test_slots_beyond_the_devices_memory_are_refused(monkeypatch):
+    monkeypatch.setattr(slots, "_free_bytes", lambda device: 50_000)
+    with pytest.raises(ConfigError, match=r"4 slots take 0\.06144 MB, the device has 0\.05 MB left"):
+        SlotCache(build(LlamaConfig(**GROUPED)), 4, NUM_ROWS)
+
+
+@pytest.mark.parametrize(("preset", "num_slots", "slot_mb"), [("7b", 8, 537), ("13b", 5, 839)])
+def test_the_papers_models_have_few_slots_by_default(preset, num_slots, slot_mb):
+    """As the description of `kv_cache_mb` says; on `meta`, which needs no memory."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(preset_config(preset).text_config, dtype=torch.bfloat16).eval().base_model
+    config = EngineConfig()
+    cache = SlotCache(model, config.num_slots, config.slot_tokens, config.kv_cache_mb * 1e6)
+    assert (cache.num_slots, round(cache.bytes_per_row * config.slot_tokens / 1e6)) == (num_slots, slot_mb)

@@ -13,9 +13,9 @@ from pixellm.data.schema import region_rle
 from pixellm.data.shards import ShardOptions, write_shards
 from pixellm.data.sources.shapes import ShapesSource
 from pixellm.errors import ShardError, StorageError
-from pixellm.evaluation import evaluate as evaluation_module
 from pixellm.evaluation.evaluate import EvaluateConfig, evaluate
 from pixellm.evaluation.metrics import score_question, summarize
+from pixellm.inference import batch as batch_module
 from pixellm.masks import union_rles
 from pixellm.testing import FakeSegmenter, pixels_key
 
@@ -88,7 +88,7 @@ def test_failing_photos_are_counted_and_the_others_scored(local_ray, rows, shard
 
 
 def test_job_writes_the_report_and_ends_with_json(local_ray, rows, shards, known, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(evaluation_module, "load_segmenter", lambda *_: FakeSegmenter(known=known))
+    monkeypatch.setattr(batch_module, "load_segmenter", lambda *_: FakeSegmenter(known=known))
     job.main([f"shards={shards}", f"output={tmp_path}/out", f"local_copy={tmp_path}/here", "cpus_per_worker=0.5", "num_examples=6"])
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     expected = summarize(expected_scores(rows)).all

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from jobs import predict as job
-from pixellm.inference import predict as predict_module
+from pixellm.inference import batch as batch_module
 from pixellm.masks import png_to_mask
 from pixellm.testing import FakeSegmenter, random_photo
 
@@ -32,8 +32,9 @@ def photos(tmp_path):
 @pytest.fixture
 def run(local_ray, photos, tmp_path, capsys, monkeypatch):
     def run(*more):
-        monkeypatch.setattr(predict_module, "load_segmenter", lambda *_: FakeSegmenter(num_targets=2))
-        job.main([f"photos={photos}", "question=which part?", f"output={tmp_path}/out", "cpus_per_worker=0.5", "batch_size=2", *more])
+        monkeypatch.setattr(batch_module, "load_segmenter", lambda *_: FakeSegmenter(num_targets=2))
+        job.main([f"photos={photos}", "question=which part?", f"output={tmp_path}/out", "cpus_per_worker=0.5", "batch_size=2",
+                  "max_failed_share=0.2", *more])
         return json.loads(capsys.readouterr().out.splitlines()[-1]), tmp_path / "out"
 
     return run
@@ -68,6 +69,13 @@ def test_overlays(run):
     assert sorted(str(path.relative_to(output)) for path in output.rglob("*.png")) == sorted(f"{name}.png" for name in NAMES)
     with Image.open(output / "turned.jpg.png") as picture:
         assert picture.height > picture.width
+
+
+def test_too_many_failures_end_the_job_after_everything_is_written(run, tmp_path):
+    with pytest.raises(SystemExit, match=r"error: 1 of 5 photos were set aside, by reason \{'photo_unreadable': 1\}.*at most 10%"):
+        run("max_failed_share=0.1")
+    assert len(json.loads((tmp_path / "out" / "results.json").read_text())) == 8
+    assert [each["photo"] for each in lines_of(tmp_path / "out" / "set_aside.jsonl")] == ["broken.jpg"]
 
 
 def test_slips_end_the_job(tmp_path, photos, capsys):
