@@ -56,7 +56,7 @@ class LlavaInstructSource(Source):
         for number, raw in enumerate(raws):
             try:
                 name = msgspec.json.decode(raw, type=_Photo).image
-            except msgspec.ValidationError as error:
+            except msgspec.DecodeError as error:
                 draft.reject(None, RowError("image_invalid", str(error)), annotation_id=str(number))
                 continue
             names.setdefault(photo_id(name), name)
@@ -100,7 +100,7 @@ def _pairs(raw: msgspec.Raw) -> list[Conversation]:
     """Raises RowError `annotation_invalid` unless the turns are of human and gpt by turns."""
     try:
         turns = msgspec.json.decode(raw, type=_Entry).conversations
-    except msgspec.ValidationError as error:
+    except msgspec.DecodeError as error:
         raise RowError("annotation_invalid", str(error)) from None
     turns = turns[1:] if turns and turns[0].speaker == "gpt" else turns  # nobody asked for it
     if len(turns) % 2 or any(turn.speaker != ("human", "gpt")[index % 2] for index, turn in enumerate(turns)):

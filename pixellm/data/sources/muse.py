@@ -79,7 +79,7 @@ class MuseSource(Source):
         for number, raw in enumerate(raws):
             try:
                 photo = msgspec.json.decode(raw, type=_Photo)
-            except msgspec.ValidationError as error:
+            except msgspec.DecodeError as error:
                 draft.reject(None, RowError("image_invalid", str(error)), annotation_id=str(number))
                 continue
             image_id = photo_id(photo.file_name or photo.coco_url or "")
@@ -112,7 +112,7 @@ class MuseBuilder:
         for number, raw in enumerate(raws):
             try:
                 entry = msgspec.json.decode(raw, type=MuseEntry)
-            except msgspec.ValidationError as error:
+            except msgspec.DecodeError as error:
                 yield RejectedRow(record.image_id, MuseSource.dataset, "annotation_invalid", str(error), annotation_id=str(number))
                 continue
             texts = entry.text_answers or [None] * len(entry.questions)

@@ -15,7 +15,7 @@ _COCO_PREFIX = re.compile(r"COCO_[a-z]+\d{4}_")
 
 
 def photo_id(name: str) -> str:
-    """The image id that a file name or URL stands for: COCO's number without zeros (`COCO_train2014_000000000030.jpg` is 30), else the stem."""
+    """What a file name or URL stands for: COCO's image id without zeros (`COCO_train2014_000000000030.jpg` is 30), else the stem."""
     stem = posixpath.splitext(posixpath.basename(_COCO_PREFIX.sub("", name)))[0]
     return str(int(stem)) if stem.isascii() and stem.isdigit() else stem
 

@@ -173,7 +173,7 @@ def _decode(data: bytes) -> _Annotation:
         except UnicodeDecodeError:
             text = data.decode("cp1252")
         return msgspec.json.decode(text, type=_Annotation)
-    except ValueError as error:  # also msgspec's
+    except (UnicodeDecodeError, msgspec.DecodeError) as error:
         raise RowError("annotation_invalid", str(error)) from None
 
 
