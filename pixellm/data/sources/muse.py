@@ -87,8 +87,8 @@ class MuseSource(Source):
             if (first.height, first.width) == (photo.height, photo.width):
                 entries[image_id].append(raw)
             else:
-                error = RowError("size_mismatch", f"{photo.height} x {photo.width} (h, w), an entry before {first.height} x {first.width}")
-                draft.reject(image_id, error, annotation_id=str(number))
+                detail = f"{photo.height} x {photo.width} (h, w), an entry before says {first.height} x {first.width}"
+                draft.reject(image_id, RowError("size_mismatch", detail), annotation_id=str(number))
         for image_id, photo in photos.items():
             draft.add(image_id, {"file_name": photo.file_name, "coco_url": photo.coco_url}, b"[%b]" % b",".join(entries.pop(image_id)))
         return draft.finish(MuseBuilder(self.split), f"sha256:{sha256}")

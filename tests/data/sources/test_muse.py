@@ -51,7 +51,8 @@ def test_polygons_and_rle_become_regions_with_exact_pixels(tmp_path: Path) -> No
 
 def test_both_ways_to_name_a_photo(tmp_path: Path) -> None:
     by_name = {key: value for key, value in entry().items() if key != "coco_url"} | {"file_name": "COCO_train2014_000000000032.jpg"}
-    rows, rejected = build_all(write_muse(tmp_path, [entry(coco_url=URL.replace("train2017/000000000030", "val2017/000000000031")), by_name]))
+    by_url = entry(coco_url=URL.replace("train2017/000000000030", "val2017/000000000031"))
+    rows, rejected = build_all(write_muse(tmp_path, [by_url, by_name]))
     assert not rejected and [row["image_id"] for row in rows] == ["31", "32"]
 
 
@@ -118,7 +119,7 @@ def test_all_that_is_missing_is_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"annotations .*muse_train\.json.*photos .*none"):
         MuseSource(input=str(tmp_path), split="train", photos=str(tmp_path / "none")).plan()
     (tmp_path / "muse_train.json").write_text("{")
-    with pytest.raises(ConfigError, match="no such annotation file|is not such"):
+    with pytest.raises(ConfigError, match="is not such an annotation file"):
         MuseSource(input=str(tmp_path), split="train").plan()
 
 
@@ -143,5 +144,5 @@ def test_real_coco_photos_in_the_form_of_muse(shared_dir: Path, tmp_path: Path) 
     assert not rejected and len(rows) == len(entries) > 10
     areas = [region["area"] for row in rows for region in row["regions"]]
     annotated = [thing["area"] for each in entries for thing in each["ann_list"]]
-    # COCO states a polygon's geometric area, a mask counts pixels: whole photos' sums are close, single small things are not
-    assert len(areas) == len(annotated) and abs(sum(areas) / sum(annotated) - 1) < 0.02
+    # COCO states a polygon's geometric area, a mask counts pixels: measured 2.9% apart at most, a small thing
+    assert len(areas) == len(annotated) and max(abs(pixels / area - 1) for pixels, area in zip(areas, annotated, strict=True)) < 0.05
