@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from pixellm.data.schema import SEG, Conversation, Region
 from pixellm.errors import RowError
 
-NAMES, PARTS = "{names}", "{parts}"
+NAMES, PARTS, MASKS, SENTENCE = "{names}", "{parts}", "{masks}", "{sentence}"
 DESCRIPTION_PROBABILITY = 0.9  # the paper's share of answers that use a region's description, not its category
+JOINT_PROBABILITY = 0.5  # the paper's share of answers that name all targets before the masks of all
+JOINT_TASKS = ("semantic", "reasoning")  # in a referring answer equal names are numbered: each mask stands right after its own
 
 QUESTIONS: dict[str, tuple[str, ...]] = {
     "semantic": (
@@ -31,6 +33,24 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "Please mark each {names}.",
     ),
 }
+SEVERAL_QUESTIONS = (
+    "Segment each of these: {names}.",
+    "Please mark the following in this photo: {names}.",
+    "I need one mask for each of: {names}.",
+    "Where in the photo are these to be found: {names}?",
+)
+MASK_REQUESTS = (
+    "{sentence} Please answer with a mask.",
+    "{sentence} Segment it in the photo.",
+    "{sentence} Mark the place in the photo.",
+    "{sentence} Show me by outlining it.",
+)
+EXPLANATION_REQUESTS = (
+    "{sentence} Mark it, and say why.",
+    "{sentence} Please segment it and give your reasons.",
+    "{sentence} Show it with a mask and explain your choice.",
+    "{sentence} Answer with a mask and a short explanation.",
+)
 DEFINITION_QUESTIONS = (
     "Which things in this photo fit this definition: \"{names}\"?",
     "Mark everything here that one would call \"{names}\".",
@@ -41,6 +61,18 @@ ANSWERS = (
     "I can see {parts}.",
     "Here you are: {parts}.",
     "This photo shows {parts}.",
+)
+JOINT_ANSWERS = (
+    "{names}: {masks}.",
+    "Here you see {names}: {masks}.",
+    "My answer is {names}, marked in this order: {masks}.",
+    "The photo shows {names}; their masks are {masks}.",
+)
+UNNAMED_ANSWERS = (
+    "It is here {seg}.",
+    "This is it {seg}.",
+    "I have marked it {seg}.",
+    "You find it here {seg}.",
 )
 ABSENT_ANSWERS = (
     "There is no {names} in this photo.",
@@ -54,13 +86,31 @@ def question_for(categories: Sequence[str], task: str, rng: random.Random) -> st
     """A question about `categories`. Raises RowError `no_template` for a task whose questions cannot be made from names alone."""
     if task not in QUESTIONS:
         raise RowError("no_template", f"a question of task {task!r} cannot be drawn, known are {', '.join(QUESTIONS)}; give its text")
-    return rng.choice(QUESTIONS[task]).replace(NAMES, join_words(categories))
+    several = SEVERAL_QUESTIONS if task == "semantic" and len(categories) > 1 else ()
+    return rng.choice(QUESTIONS[task] + several).replace(NAMES, join_words(categories))
+
+
+def reasoning_question_for(sentence: str, rng: random.Random, explain: bool = False) -> str:
+    """`sentence`, which may be a statement or a question, with the request for a mask, and with `explain` for the reasons too."""
+    sentence = sentence if sentence.endswith((".", "?", "!")) else f"{sentence}."
+    return rng.choice(EXPLANATION_REQUESTS if explain else MASK_REQUESTS).replace(SENTENCE, sentence)
 
 
 def answer_for(phrases: Sequence[str], rng: random.Random) -> str:
     """An answer that names each phrase with its `{seg}` right after it: "The first dog {seg} and the cat {seg}."."""
     answer = rng.choice(ANSWERS).replace(PARTS, join_words([f"{phrase} {SEG}" for phrase in phrases]))
     return answer[0].upper() + answer[1:]
+
+
+def joint_answer_for(phrases: Sequence[str], rng: random.Random) -> str:
+    """An answer that names all phrases, then has their `{seg}` in the same order: "The dog and the cat: {seg} and {seg}."."""
+    answer = rng.choice(JOINT_ANSWERS).replace(MASKS, join_words([SEG] * len(phrases))).replace(NAMES, join_words(phrases))
+    return answer[0].upper() + answer[1:]
+
+
+def unnamed_answer_for(rng: random.Random) -> str:
+    """An answer with one `{seg}` for a thing whose name is not known."""
+    return rng.choice(UNNAMED_ANSWERS)
 
 
 def absent_answer_for(categories: Sequence[str], rng: random.Random) -> str:
@@ -92,7 +142,8 @@ def fill_conversation(conversation: Conversation, regions: Sequence[Region], see
     """The question and the answer: as stored where they are text, else drawn from the templates.
 
     `seed_key` is anything with a stable repr, usually (seed, epoch, row id, index): the same key gives the same text on every worker.
-    An answer that is drawn puts one `{seg}` per target. Raises RowError `no_template` where the text is missing and cannot be drawn.
+    An answer that is drawn puts one `{seg}` per target; where it has several, those of `JOINT_TASKS` are joint with `JOINT_PROBABILITY`.
+    Raises RowError `no_template` where the text is missing and cannot be drawn.
     """
     question, answer, targets = conversation["question"], conversation["answer"], conversation["targets"]
     if question is not None and answer is not None:
@@ -104,7 +155,9 @@ def fill_conversation(conversation: Conversation, regions: Sequence[Region], see
         names = [regions[index]["category"] for target in targets for index in target]
         question = question_for(list(dict.fromkeys(names)), conversation["task"], rng)
     if answer is None:
-        answer = answer_for(instance_phrases([_target_name(target, regions, rng) for target in targets]), rng)
+        phrases = instance_phrases([_target_name(target, regions, rng) for target in targets])
+        joint = len(phrases) > 1 and conversation["task"] in JOINT_TASKS and rng.random() < JOINT_PROBABILITY
+        answer = joint_answer_for(phrases, rng) if joint else answer_for(phrases, rng)
     return question, answer
 
 

@@ -1,7 +1,8 @@
 """The row format: one photo with its regions and all questions about it. What a row must fulfil is checked here, before it is written.
 
 `targets[i]` of a conversation lists the regions whose union is the mask of the i-th `{seg}` of its answer;
-each `{seg}` stands right after the phrase that it belongs to: "The red circle {seg} and the blue ring {seg} can roll."
+each `{seg}` stands right after the phrase that it belongs to: "The red circle {seg} and the blue ring {seg} can roll.", or all of them
+after all phrases, in the same order: "The red circle and the blue ring: {seg} and {seg}."
 """
 
 import io
@@ -161,7 +162,7 @@ def validate_row(row: Row) -> None:
     if not row["conversations"]:
         raise RowError("no_conversation", "a row has at least one conversation")
     for index, conversation in enumerate(row["conversations"]):
-        _validate_conversation(conversation, index, row["regions"])
+        validate_conversation(conversation, index, row["regions"])
 
 
 def _validate_region(region: Region, index: int, size_hw: tuple[int, int]) -> None:
@@ -181,7 +182,8 @@ def _validate_region(region: Region, index: int, size_hw: tuple[int, int]) -> No
         raise RowError("empty_text", f"region {index} has no category")
 
 
-def _validate_conversation(conversation: Conversation, index: int, regions: list[Region]) -> None:
+def validate_conversation(conversation: Conversation, index: int, regions: list[Region]) -> None:
+    """What `validate_row` checks of conversation number `index`, with its reasons."""
     question, answer, targets = conversation["question"], conversation["answer"], conversation["targets"]
     if conversation["task"] not in TASKS:
         raise RowError("unknown_task", f"conversation {index} has task {conversation['task']!r}, known are {', '.join(TASKS)}")

@@ -42,15 +42,45 @@ def test_a_union_of_two_categories_is_one_phrase() -> None:
 
 def test_every_template_has_its_place() -> None:
     questions = [text for texts in prompts.QUESTIONS.values() for text in texts]
-    for text in [*questions, *prompts.DEFINITION_QUESTIONS, *prompts.ABSENT_ANSWERS]:
+    for text in [*questions, *prompts.SEVERAL_QUESTIONS, *prompts.DEFINITION_QUESTIONS, *prompts.ABSENT_ANSWERS, *prompts.JOINT_ANSWERS]:
         assert text.count(prompts.NAMES) == 1 and "{seg}" not in text
     assert all(answer.count(prompts.PARTS) == 1 for answer in prompts.ANSWERS)
+    assert all(answer.count(prompts.MASKS) == 1 for answer in prompts.JOINT_ANSWERS)
+    assert all(answer.count("{seg}") == 1 for answer in prompts.UNNAMED_ANSWERS)
+    for text in [*prompts.MASK_REQUESTS, *prompts.EXPLANATION_REQUESTS]:
+        assert text.count(prompts.SENTENCE) == 1 and "{seg}" not in text
+
+
+@pytest.mark.parametrize("task", ["semantic", "reasoning"])
+def test_half_of_the_answers_with_several_targets_are_joint(task: str) -> None:
+    several = Conversation(question="Which?", answer=None, targets=[[0], [1]], task=task)
+    answers = [prompts.fill_conversation(several, REGIONS, key)[1] for key in range(400)]
+    assert all(answer.count("{seg}") == 2 and answer.lower().index("the cat") < answer.index("dog") for answer in answers)
+    joint = sum("{seg} and {seg}" in answer for answer in answers)
+    assert 160 <= joint <= 240  # 200 expected, standard deviation 10
+    single = Conversation(question="Which?", answer=None, targets=[[0, 1]], task=task)
+    assert all("dog {seg}" in prompts.fill_conversation(single, REGIONS, key)[1] for key in range(20))
+
+
+def test_several_classes_have_questions_of_their_own() -> None:
+    questions = {prompts.question_for(["cat", "dog"], "semantic", random.Random(key)) for key in range(200)}
+    assert len(questions) == len(prompts.QUESTIONS["semantic"]) + len(prompts.SEVERAL_QUESTIONS)
+    assert len({prompts.question_for(["cat"], "semantic", random.Random(key)) for key in range(200)}) == len(prompts.QUESTIONS["semantic"])
+
+
+def test_a_sentence_gets_a_request_for_a_mask_or_for_the_reasons_too() -> None:
+    rng = random.Random(0)
+    for sentence, start in (("Who {x}?", "Who {x}? "), ("find it", "find it. ")):
+        for explain, requests in ((False, prompts.MASK_REQUESTS), (True, prompts.EXPLANATION_REQUESTS)):
+            drawn = {prompts.reasoning_question_for(sentence, rng, explain) for _ in range(100)}
+            assert len(drawn) == len(requests) and all(question.startswith(start) for question in drawn)
 
 
 def test_names_with_braces_do_no_harm() -> None:
     rng = random.Random(0)
     assert "{names} {0}" in prompts.question_for(["{names} {0}"], "semantic", rng)
     assert prompts.answer_for(["{parts}"], rng).count("{seg}") == 1
+    assert "{masks}" in prompts.joint_answer_for(["{masks}", "a"], rng)
     assert "a, b or c" in prompts.absent_answer_for(["a", "b", "c"], rng)
 
 

@@ -1,5 +1,6 @@
 """The pixels that annotations refer to, and how they lie on the upright photo."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,9 @@ from pixellm.data.schema import PhotoInfo, Region, build_region, read_photo_info
 from pixellm.errors import RowError
 from pixellm.masks import RLE, mask_to_rle, rle_to_mask, segmentation_to_rle
 
-_TO_UPRIGHT = {5: lambda m: m.T, 6: lambda m: np.rot90(m, -1), 7: lambda m: m.T[::-1, ::-1], 8: np.rot90}
+_TO_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    5: lambda m: m.T, 6: lambda m: np.rot90(m, -1), 7: lambda m: m.T[::-1, ::-1], 8: np.rot90,
+}
 
 
 class PhotoFrame:

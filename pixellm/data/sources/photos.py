@@ -11,6 +11,13 @@ from pixellm.errors import RowError, StorageError
 from pixellm.storage import file_sizes, read_bytes
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_COCO_PREFIX = re.compile(r"COCO_[a-z]+\d{4}_")
+
+
+def photo_id(name: str) -> str:
+    """What a file name or URL stands for: COCO's image id without zeros (`COCO_train2014_000000000030.jpg` is 30), else the stem."""
+    stem = posixpath.splitext(posixpath.basename(_COCO_PREFIX.sub("", name)))[0]
+    return str(int(stem)) if stem.isascii() and stem.isdigit() else stem
 
 
 class PhotoFolder:
@@ -42,7 +49,7 @@ class PhotoFolder:
     def find(self, image: Mapping[str, Any]) -> str:
         """URI of the photo of an entry of `images`. Raises RowError `photo_missing` or `photo_ambiguous`."""
         names = [name for name in (image.get("file_name"), urlsplit(image.get("coco_url") or "").path) if name]
-        names += [re.sub(r"COCO_[a-z]+\d{4}_", "", name) for name in names]
+        names += [_COCO_PREFIX.sub("", name) for name in names]
         for name in names:
             found = self._by_basename.get(posixpath.basename(name), [])
             if len(found) > 1:  # train2017/ and val2017/ side by side: the folder in the name decides
