@@ -1,19 +1,18 @@
-"""Reads a dataset and writes it as shards: `python -m jobs.prepare_data source=coco input=URI annotations=URI output=URI`.
+"""Makes shards out of a dataset, on all nodes: `python -m jobs.prepare_data source=coco input=URI annotations=URI output=URI`.
 
-`source=NAME --help` lists the keys of a source.
+`source=NAME --help` lists the keys of a source. `dry_run=true` looks at the dataset and says what is missing where, and writes nothing.
 """
 
 import sys
-import time
 from typing import Any, Literal
 
+import ray
 from pydantic import ConfigDict, Field, create_model, field_validator
 
-from pixellm.data.manifest import Manifest, SourceInfo
-from pixellm.data.progress import show_progress
-from pixellm.data.schema import RejectedRow
-from pixellm.data.shards import ShardOptions, write_shards
-from pixellm.data.sources import SOURCES, source_class
+from pixellm.data.dry_run import dry_run
+from pixellm.data.parts import ShardOptions
+from pixellm.data.prepare import Prepared, prepare
+from pixellm.data.sources import SOURCES, describe_sources, source_class
 from pixellm.errors import PixelLMError
 from pixellm.settings import StrictModel, parse_command_line
 
@@ -37,38 +36,47 @@ def build_config_class(source: str) -> type[StrictModel]:
     fields: dict[str, Any] = {
         "source": (Literal[source], source),  # type: ignore[valid-type]
         "output": (str, Field(description="URI of the folder of shards")),
+        "dry_run": (bool, Field(False, description="look at the dataset only")),
     }
     return create_model(f"Prepare{source.capitalize()}", __base__=(source_class(source), ShardOptions), **fields)
 
 
-def print_summary(manifest: Manifest, output: str, seconds: float) -> None:
-    """The table at the end."""
+def print_summary(prepared: Prepared, output: str) -> None:
+    """The table at the end. Seconds of the tasks are sums over all of them."""
+    manifest, counts = prepared.manifest, prepared.counts
     reasons = ", ".join(f"{reason} {count}" for reason, count in manifest.rejected_by_reason.items()) or "none"
+    task_s = counts.read_s + counts.build_s + counts.check_s + counts.write_s
     lines = {
         "rows": f"{manifest.num_rows:,}", "regions": f"{manifest.num_regions:,}", "questions": f"{manifest.num_conversations:,}",
         "targets": f"{manifest.num_targets:,}", "rejected rows": f"{manifest.num_rejected_rows:,}",
         "rejected annotations": f"{manifest.num_rejected_annotations:,}", "rejected by reason": reasons,
-        "bytes": f"{manifest.num_bytes:,}", "shards": f"{len(manifest.shards):,}", "seconds": f"{seconds:.1f}", "output": output,
+        "bytes": f"{manifest.num_bytes:,}", "shards": f"{len(manifest.shards):,}, {prepared.num_kept_shards:,} of them of an earlier run",
+        "seconds": f"{prepared.duration_s:.1f}, {counts.num_rows / prepared.duration_s:,.1f} rows/s",
+        "seconds of tasks": f"{task_s:.1f}: read {counts.read_s:.1f}, rasterise and encode {counts.build_s:.1f}, "
+                            f"check {counts.check_s:.1f}, write {counts.write_s:.1f}",
+        "output": output,
     }
     print("\n".join(f"  {name:<22}{value}" for name, value in lines.items()), flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point."""
+    """Entry point. Joins the cluster of RAY_ADDRESS (which `ray job submit` sets), else starts Ray on this machine."""
     argv = sys.argv[1:] if argv is None else argv
     has_source = any(argument.startswith(("source=", "--config")) for argument in argv)
-    choice = parse_command_line(SourceChoice, __doc__ or "", [a for a in argv if not has_source or a not in ("-h", "--help")])
+    description = f"{__doc__}\nsources:\n{describe_sources()}"
+    choice = parse_command_line(SourceChoice, description, [a for a in argv if not has_source or a not in ("-h", "--help")])
     config: Any = parse_command_line(build_config_class(choice.source), __doc__ or "", argv)
-    begun = time.monotonic()
+    kinds = (source_class(choice.source), ShardOptions)
+    source, options = (kind.model_validate({name: getattr(config, name) for name in kind.model_fields}) for kind in kinds)
     try:
-        rows = show_progress(config.read_rows(), f"prepare {choice.source}", config.num_rows(),
-                             counts=lambda row: not (isinstance(row, RejectedRow) and row.annotation_id))
-        options = ShardOptions.model_validate({name: getattr(config, name) for name in ShardOptions.model_fields})
-        origin = SourceInfo(name=choice.source, version=config.version(), settings=config.model_dump())
-        manifest = write_shards(rows, config.output, options, [origin])
+        if config.dry_run:
+            found = dry_run(source, options)  # type: ignore[arg-type]
+            print("\n".join(f"  {line}" for line in found.lines(options)))  # type: ignore[arg-type]
+            sys.exit(1 if found.problem else 0)
+        ray.init(ignore_reinit_error=True)
+        print_summary(prepare(source, config.output, options), config.output)  # type: ignore[arg-type]
     except PixelLMError as error:
         sys.exit(f"error: {error}")
-    print_summary(manifest, config.output, time.monotonic() - begun)
 
 
 if __name__ == "__main__":

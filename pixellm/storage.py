@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
@@ -56,6 +56,11 @@ def join_uri(uri: str | Path, *parts: str) -> str:
     return "/".join([str(uri).rstrip("/"), *(part.strip("/") for part in parts if part.strip("/"))])
 
 
+def absolute_uri(uri: str | Path) -> str:
+    """`uri` as workers find it, whose working directory is another: a local path as it is here."""
+    return str(uri) if str(uri).startswith("s3://") else open_filesystem(uri)[1]
+
+
 def read_bytes(uri: str | Path) -> bytes:
     """The whole file. Raises StorageError."""
     filesystem, path = open_filesystem(uri)
@@ -81,6 +86,17 @@ def write_bytes(uri: str | Path, data: bytes) -> None:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def open_output(uri: str | Path) -> Iterator[Any]:
+    """A stream to write the file piece by piece: on a local disk what is written so far is there under its name. Raises StorageError."""
+    filesystem, path = open_filesystem(uri)
+    with _explained("write", uri):
+        if isinstance(filesystem, pafs.LocalFileSystem):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with filesystem.open_output_stream(path) as stream:
+            yield stream
 
 
 def exists(uri: str | Path) -> bool:

@@ -24,7 +24,7 @@ LAYERS = {
 }
 # Packages that only these modules may import.
 RESERVED = {
-    "ray": ["pixellm.data.shards", "pixellm.data.stream", "pixellm.train*", "pixellm.inference.batch",
+    "ray": ["pixellm.data.prepare", "pixellm.data.stream", "pixellm.train*", "pixellm.inference.batch",
             "pixellm.inference.predict", "pixellm.evaluation.evaluate",
             "pixellm.curation*", "jobs*", "serve*"],
     "deepspeed": ["pixellm.train*"],

@@ -1,12 +1,11 @@
 """Rows to micro-batches: decode the photo, draw the conversations, build the masks, and let the processor make tensors of them.
 
-What cannot be used (a photo that does not decode, a conversation longer than the model allows) is set aside with its reason and counted;
-training goes on until the share of such rows is above the configured one.
+Runs in Ray Data tasks. What cannot be used (a photo that does not decode, a conversation longer than the model allows) is set aside with
+its reason and counted; training goes on until the share of such rows is above the configured one.
 """
 
 import io
 import zlib
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -15,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from pixellm.data.prompts import fill_conversation
-from pixellm.data.schema import Conversation, Row, region_rle
+from pixellm.data.schema import Row, region_rle
 from pixellm.data.stream import StreamedRow
 from pixellm.errors import ModelError, RowError, TooManyRejectedError
 from pixellm.masks import rle_to_mask, union_rles
@@ -80,50 +79,50 @@ class Example:
 
 
 class Collator:
-    """Groups streamed rows into micro-batches of `num_photos`. Conversations are drawn by (seed, epoch, key), so a rerun draws the same."""
+    """Makes rows into micro-batches. Conversations are drawn by (seed, epoch, key), so a rerun draws the same."""
 
-    def __init__(self, processor: Processor, num_photos: int, max_conversations: int, seed: int, max_rejected_share: float,
-                 mask_resolution: MaskResolution = "decoder"):
-        self.processor, self.num_photos, self.max_conversations = processor, num_photos, max_conversations
-        self.seed, self.max_rejected_share, self.mask_resolution = seed, max_rejected_share, mask_resolution
-        self._num_rows = self._num_set_aside = 0
+    def __init__(self, processor: Processor, max_conversations: int, seed: int, mask_resolution: MaskResolution = "decoder"):
+        self.processor, self.max_conversations, self.seed, self.mask_resolution = processor, max_conversations, seed, mask_resolution
 
-    def batches(self, rows: Iterable[StreamedRow]) -> Iterator[MicroBatch]:
-        """Micro-batches while `rows` lasts; a last incomplete one is dropped. Raises TooManyRejectedError."""
-        examples: list[Example] = []
-        consumed: list[tuple[int, str]] = []
-        set_aside: list[SetAside] = []
+    def length(self, streamed: StreamedRow) -> int:
+        """Characters of the longest conversation of this visit, which the others are padded to; 0 where that cannot be told."""
+        try:
+            return max((len(question) + len(answer) for question, answer, _ in self._draw(streamed)), default=0)
+        except RowError:
+            return 0
+
+    def build(self, rows: list[StreamedRow]) -> MicroBatch:
+        """A micro-batch of what can be used of `rows`. Where nothing can, of a blank photo that weighs nothing: the step goes on."""
+        examples, set_aside = [], []
         for streamed in rows:
-            self._num_rows += 1
-            consumed.append((streamed.epoch, streamed.key))
             try:
                 examples.append(self.build_example(streamed))
             except RowError as error:
-                self._set_aside(set_aside, SetAside(streamed.key, error.reason, error.detail))
-            if len(examples) < self.num_photos:
-                continue
-            tensors, unusable = self.collate(examples)
-            for each in unusable:
-                self._set_aside(set_aside, each)
-            examples = []
-            if tensors is not None:
-                yield MicroBatch(tensors, consumed, set_aside)
-                consumed, set_aside = [], []
+                set_aside.append(SetAside(streamed.key, error.reason, error.detail))
+        tensors, unusable = self.collate(examples) if examples else (None, [])
+        if tensors is None:
+            tensors = self._to_tensors([Example("", Image.new("RGB", (1, 1)), [TrainingConversation(0, "?", ".")])])
+            tensors["labels"].fill_(IGNORED_LABEL)
+        return MicroBatch(tensors, [(streamed.epoch, streamed.key) for streamed in rows], set_aside + unusable)
 
     def build_example(self, streamed: StreamedRow) -> Example:
         """Decode the photo and draw up to `max_conversations` of its conversations. Raises RowError."""
         row = streamed.row
         photo = _decode_photo(row)
-        seed_key = (self.seed, streamed.epoch, streamed.key)
-        total = len(row["conversations"])
-        rng = np.random.default_rng(zlib.crc32(repr(seed_key).encode()))
-        chosen = sorted(rng.permutation(total)[:self.max_conversations].tolist())
-        if not chosen:
-            raise RowError("no_conversation", "a row has at least one conversation")
         ignored = [region_rle(region) for region in row["regions"] if region["ignore"]]
         ignore_mask = rle_to_mask(union_rles(ignored, (row["height"], row["width"]))) if ignored else None
-        return Example(streamed.key, photo, [
-            self._build_conversation(row, row["conversations"][i], ignore_mask, (*seed_key, i)) for i in chosen])
+        return Example(streamed.key, photo, [TrainingConversation(0, question, answer, self._masks(row, targets), ignore_mask)
+                                             for question, answer, targets in self._draw(streamed)])
+
+    def _draw(self, streamed: StreamedRow) -> list[tuple[str, str, list[list[int]]]]:
+        """Question, answer and targets of up to `max_conversations`. Raises RowError."""
+        conversations, seed_key = streamed.row["conversations"], (self.seed, streamed.epoch, streamed.key)
+        rng = np.random.default_rng(zlib.crc32(repr(seed_key).encode()))
+        chosen = sorted(rng.permutation(len(conversations))[:self.max_conversations].tolist())
+        if not chosen:
+            raise RowError("no_conversation", "a row has at least one conversation")
+        regions = streamed.row["regions"]
+        return [(*fill_conversation(conversations[i], regions, (*seed_key, i)), conversations[i]["targets"]) for i in chosen]
 
     def collate(self, examples: list[Example]) -> tuple[dict[str, Tensor] | None, list[SetAside]]:
         """Tensors of all conversations that the processor takes, None when it takes none, and those that it refused (too long)."""
@@ -147,23 +146,29 @@ class Collator:
         conversations = [replace(each, photo_index=i) for i, example in enumerate(examples) for each in example.conversations]
         return self.processor.collate([example.photo for example in examples], conversations, self.mask_resolution)
 
-    def _build_conversation(self, row: Row, conversation: Conversation, ignore_mask: np.ndarray | None,
-                            seed_key: tuple) -> TrainingConversation:
-        regions, size_hw = row["regions"], (row["height"], row["width"])
-        question, answer = fill_conversation(conversation, regions, seed_key)
+    def _masks(self, row: Row, targets: list[list[int]]) -> list[np.ndarray]:
+        size_hw = (row["height"], row["width"])
         try:
-            masks = [rle_to_mask(union_rles([region_rle(regions[i]) for i in target], size_hw)) for target in conversation["targets"]]
+            return [rle_to_mask(union_rles([region_rle(row["regions"][i]) for i in target], size_hw)) for target in targets]
         except IndexError:
-            raise RowError("target_index", f"targets {conversation['targets']} point beyond {len(regions)} regions") from None
-        return TrainingConversation(0, question, answer, masks, ignore_mask)
+            raise RowError("target_index", f"targets {targets} point beyond {len(row['regions'])} regions") from None
 
-    def _set_aside(self, so_far: list[SetAside], new: SetAside) -> None:
-        so_far.append(new)
-        self._num_set_aside += 1
-        if self._num_set_aside > self.max_rejected_share * max(self._num_rows, MIN_ROWS_JUDGED):
+
+class SetAsideCounter:
+    """Rows and conversations of this worker that could not be used, against all rows. Raises TooManyRejectedError above `max_share`."""
+
+    def __init__(self, max_share: float):
+        self.max_share, self.num_rows, self.num_set_aside = max_share, 0, 0
+
+    def add(self, batch: MicroBatch) -> None:
+        """Count a micro-batch."""
+        self.num_rows += len(batch.consumed)
+        self.num_set_aside += len(batch.set_aside)
+        if batch.set_aside and self.num_set_aside > self.max_share * max(self.num_rows, MIN_ROWS_JUDGED):
+            last = batch.set_aside[-1]
             raise TooManyRejectedError(
-                f"{self._num_set_aside} of {self._num_rows} rows could not be used, max_rejected_share is {self.max_rejected_share}; "
-                f"the last one, {new.key}: {new.reason}: {new.detail}")
+                f"{self.num_set_aside} of {self.num_rows} rows could not be used, max_rejected_share is {self.max_share}; "
+                f"the last one, {last.key}: {last.reason}: {last.detail}")
 
 
 def _decode_photo(row: Row) -> Image.Image:

@@ -1,7 +1,9 @@
 """A line of progress every few seconds while items go by."""
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -21,6 +23,24 @@ def show_progress(
         if now - last >= interval_s:
             last = now
             print(progress_line(what, done, total, now - begun), flush=True)
+
+
+@contextmanager
+def watch_progress(what: str, total: int, num_done: Callable[[], int], interval_s: float = INTERVAL_S) -> Iterator[None]:
+    """While the block runs, which does its work elsewhere, print number, rate and time left every `interval_s`."""
+    begun, ended = time.monotonic(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(interval_s):
+            print(progress_line(what, num_done(), total, time.monotonic() - begun), flush=True)
+
+    thread = threading.Thread(target=watch, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(timeout=interval_s)
 
 
 def progress_line(what: str, done: int, total: int | None, elapsed_s: float) -> str:

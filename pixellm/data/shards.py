@@ -1,75 +1,147 @@
-"""Writes rows as shuffled Parquet shards beside a manifest, and what was set aside beside them. Photos stay encoded.
+"""Shard folders: parts become Parquet shards, and a manifest that is written last makes them the content of the folder.
 
-The shuffle needs no memory for the dataset: rows are spilled to local disk into parts by a hash of (seed, row id), and each part is then
-sorted by that hash. So the order depends on the rows and the seed only, not on the order in which they come.
+Each preparation writes its shards into a folder of its own below the output, named by a fingerprint of all that decides their content.
+So earlier shards stay readable until the new manifest takes their place, and a preparation that was killed finds its own again: beside
+each shard, written after it, lies a note (JSON) with its checksum, its counts and what was set aside. The notes stay, so that a rerun
+of a finished job writes only what is missing.
 """
 
 import hashlib
 import json
-import tempfile
-from collections import Counter
-from collections.abc import Iterable, Iterator
+import re
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
 
-from pixellm.data.manifest import MANIFEST_NAME, Manifest, ShardInfo, SourceInfo, read_manifest, write_manifest
-from pixellm.data.schema import ROW_SCHEMA, SKIP_REASONS, RejectedRow, Row, validate_row
-from pixellm.errors import RowError, ShardError, StorageError, TooManyRejectedError
+from pixellm.data.manifest import FORMAT_VERSION, Manifest, ShardInfo, SourceInfo, read_manifest, write_manifest
+from pixellm.data.parts import Counts, Part, RowCollector, ShardOptions, cut_parts, row_key, shuffle_order
+from pixellm.data.schema import ROW_SCHEMA, RejectedRow, Row
+from pixellm.errors import ShardError
 from pixellm.settings import StrictModel
-from pixellm.storage import delete, join_uri, list_files, open_filesystem, read_bytes, run_parallel, write_bytes
+from pixellm.storage import delete, file_sizes, join_uri, list_files, open_output, read_bytes, run_parallel, write_bytes
 
 __all__ = ["Manifest", "ShardOptions", "read_manifest", "verify_checksums", "write_shards"]
 
+NOTE_SUFFIX = ".note.json"
 REJECTED_NAME = "rejected.jsonl"
-NUM_SPILL_PARTS = 64
-SPILL_BATCH_BYTES = 1 << 20
-MIN_ROWS_TO_JUDGE = 1000  # before this many rows the share of rejected ones says too little to stop early
-MB = 1_000_000
+FOLDER_NAME = re.compile(r"shards-[0-9a-f]{12}")
 PARQUET_OPTIONS: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["source", "split", "license"],
                                    "write_statistics": ["image_id", "source", "split"]}  # none of the photos: they are large and unique
 
 
-class ShardOptions(StrictModel):
-    """How rows become shards."""
+class ShardNote(StrictModel):
+    """What lies beside a shard. A shard of which no row was kept has no file and `shard` is None."""
 
-    shard_size_mb: float = Field(384, gt=0, description="a shard is closed when it has reached this size")
-    row_group_mb: float = Field(32, gt=0, description="unit of reading; a reader holds one in memory")
-    max_rejected_share: float = Field(0.05, ge=0, le=1, description="above it, of the photos or of the annotations, the job stops")
-    seed: int = Field(0, description="of the shuffle")
+    shard: ShardInfo | None
+    counts: Counts
+    rejected: list[RejectedRow]
+
+    @classmethod
+    def of(cls, shard: ShardInfo | None, parts: Sequence[Part]) -> "ShardNote":
+        """Of a shard with these parts."""
+        rejected = [each for part in parts for each in part.rejected]
+        return cls(shard=shard, counts=sum((part.counts for part in parts), Counts()), rejected=rejected)
+
+
+def write_shard(parts: Sequence[Part], output_uri: str, folder: str, number: int) -> ShardNote:
+    """Shard `number` of `folder`, a row group per part, and then its note. Raises StorageError."""
+    began = time.monotonic()
+    name = f"{folder}/shard-{number:05d}"
+    tables = [part.rows for part in parts if part.rows.num_rows]
+    shard = _write_file(tables, output_uri, f"{name}.parquet") if tables else None
+    note = ShardNote.of(shard, [*parts, Part(ROW_SCHEMA.empty_table(), Counts(write_s=time.monotonic() - began), [])])
+    write_bytes(join_uri(output_uri, f"{name}{NOTE_SUFFIX}"), note.model_dump_json().encode())
+    return note
+
+
+def _write_file(tables: Sequence[pa.Table], output_uri: str, name: str) -> ShardInfo:
+    with open_output(join_uri(output_uri, name)) as stream:
+        sink = _HashingSink(stream)
+        with pq.ParquetWriter(pa.PythonFile(sink, mode="w"), ROW_SCHEMA, **PARQUET_OPTIONS) as writer:
+            for table in tables:
+                writer.write_table(table, row_group_size=table.num_rows)
+    num_rows = sum(table.num_rows for table in tables)
+    return ShardInfo(name=name, num_rows=num_rows, num_bytes=sink.num_bytes, sha256=sink.sha256())
+
+
+def read_notes(output_uri: str, folder: str) -> dict[int, ShardNote]:
+    """Notes, by number, of the shards of `folder` that are there with the size that their note says."""
+    files = {uri.rpartition("/")[2]: (uri, size) for uri, size in file_sizes(join_uri(output_uri, folder)).items()}
+    names = [name for name in files if name.endswith(NOTE_SUFFIX)]
+    notes = run_parallel(lambda name: ShardNote.model_validate_json(read_bytes(files[name][0])), ((name,) for name in names))
+    numbers = [int(name.removesuffix(NOTE_SUFFIX).removeprefix("shard-")) for name in names]
+    return {number: note for number, note in zip(numbers, notes, strict=True)
+            if not note.shard or files.get(note.shard.name.rpartition("/")[2], ("", 0))[1] == note.shard.num_bytes}
+
+
+def delete_other_folders(output_uri: str, keep: Iterable[str]) -> None:
+    """Remove the folders of other preparations. What is not ours stays."""
+    kept = set(keep)
+    found = {part for uri in list_files(output_uri) for part in uri.split("/") if FOLDER_NAME.fullmatch(part)}
+    run_parallel(delete, ((join_uri(output_uri, folder),) for folder in sorted(found - kept)))
+
+
+def publish(output_uri: str, folder: str, notes: Sequence[ShardNote], rejected: Sequence[RejectedRow], options: ShardOptions,
+            sources: Iterable[SourceInfo]) -> Manifest:
+    """Make the shards of `folder` the content of `output_uri`. `rejected`: what was set aside before there were parts.
+
+    Raises TooManyRejectedError above `max_rejected_share` and ShardError for no rows: then `rejected.jsonl` is written and the manifest,
+    with the shards that it names, is as it was.
+    """
+    counts = sum((note.counts for note in notes), Counts.of([], rejected))
+    write_rejected(output_uri, [*rejected, *(each for note in notes for each in note.rejected)])
+    counts.check_share(options.max_rejected_share)
+    if not counts.num_rows:
+        raise ShardError(f"no row to write to {output_uri}; set aside: {counts.rejected_by_reason or 'none'}")
+    shards = [note.shard for note in notes if note.shard]
+    manifest = Manifest(**counts.model_dump(exclude={"read_s", "build_s", "check_s", "write_s"}), seed=options.seed, sources=list(sources),
+                        num_bytes=sum(shard.num_bytes for shard in shards), shards=shards)
+    write_manifest(output_uri, manifest)
+    delete_other_folders(output_uri, [folder])
+    return manifest
+
+
+def write_rejected(output_uri: str, rejected: Iterable[RejectedRow]) -> None:
+    """Write `rejected.jsonl`."""
+    lines = "".join(json.dumps(asdict(each)) + "\n" for each in rejected)
+    write_bytes(join_uri(output_uri, REJECTED_NAME), lines.encode())
 
 
 def write_shards(rows: Iterable[Row | RejectedRow], output_uri: str, options: ShardOptions, sources: Iterable[SourceInfo] = ()) -> Manifest:
-    """Validate `rows`, shuffle them and write them to the folder `output_uri`; the manifest comes last.
+    """Shards of rows that this process holds, all of them at once: for sets that fit into its memory. Large ones: prepare.py.
 
-    A row that fails `validate_row`, or whose (source, split, image_id) came before, is set aside with its reason like a RejectedRow. All of
-    these lie in `rejected.jsonl`. Earlier shards there are replaced as a whole, but only once all rows have been read.
-    Raises TooManyRejectedError above `max_rejected_share` and ShardError for no rows: `rejected.jsonl` is written, the earlier shards stay.
+    A row that fails `validate_row`, or whose (source, split, image_id) came before, is set aside with its reason like a RejectedRow.
+    Raises what `publish` does.
     """
-    with tempfile.TemporaryDirectory(prefix="pixellm-shards-") as folder:
-        spill, rejected = _Spill(Path(folder), options.seed), _Rejected(Path(folder) / REJECTED_NAME)
-        try:
-            _read_all(rows, spill, rejected, options)
-            if not spill.num_rows:
-                raise ShardError(f"no row to write to {output_uri}; set aside: {dict(rejected.by_reason) or 'none'}")
-        except (TooManyRejectedError, ShardError):
-            write_bytes(join_uri(output_uri, REJECTED_NAME), rejected.close())
-            raise
-        _delete_earlier(output_uri)
-        write_bytes(join_uri(output_uri, REJECTED_NAME), rejected.close())
-        shards = list(_write_files(spill.read_sorted(), output_uri, options))
-        manifest = Manifest(
-            num_rows=spill.num_rows, num_regions=spill.num_regions, num_conversations=spill.num_conversations,
-            num_targets=spill.num_targets, num_bytes=sum(shard.num_bytes for shard in shards), num_rejected_rows=rejected.num_rows,
-            num_rejected_annotations=rejected.num_annotations, rejected_by_reason=dict(sorted(rejected.by_reason.items())),
-            seed=options.seed, sources=list(sources), shards=shards,
-        )
-        write_manifest(output_uri, manifest)
-        return manifest
+    collector, sources = RowCollector(options.max_side), list(sources)
+    for row in rows:
+        collector.add(row)
+    order = shuffle_order(options.seed, [row_key(row) for row in collector.rows])
+    shuffled = [collector.rows[place] for place in order]
+    tables = [pa.Table.from_pylist(shuffled[each], schema=ROW_SCHEMA) for each in cut_parts(map(_row_bytes, shuffled), options)]
+    parts = [Part(table, Counts.of(table.to_pylist(), ()), []) for table in tables]
+    folder = folder_name([options.model_dump(), [source.model_dump() for source in sources]], tables)
+    notes = [write_shard(parts[start:start + options.parts_per_shard], output_uri, folder, number)
+             for number, start in enumerate(range(0, len(parts), options.parts_per_shard))]
+    return publish(output_uri, folder, notes, collector.rejected, options, sources)
+
+
+def folder_name(settings: Any, tables: Iterable[pa.Table]) -> str:
+    """Name of the folder for the shards that follow from `settings` (JSON) and `tables`."""
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, settings], sort_keys=True).encode())
+    for table in tables:
+        for batch in table.to_batches():
+            digest.update(batch.serialize())
+    return f"shards-{digest.hexdigest()[:12]}"
+
+
+def _row_bytes(row: Row) -> int:
+    """About what the row takes: the photo and the masks; text and numbers are small beside them."""
+    return len(row["image"]) + sum(len(region["rle_counts"]) + 64 for region in row["regions"]) + 256
 
 
 def verify_checksums(uri: str) -> Manifest:
@@ -80,102 +152,6 @@ def verify_checksums(uri: str) -> Manifest:
         if sha256 != shard.sha256:
             raise ShardError(f"{shard_uri} has checksum {sha256[:12]}, the manifest says {shard.sha256[:12]}; prepare the data again")
     return manifest
-
-
-def _read_all(rows: Iterable[Row | RejectedRow], spill: "_Spill", rejected: "_Rejected", options: ShardOptions) -> None:
-    seen: set[tuple[str, str, str]] = set()
-    for row in rows:
-        if isinstance(row, RejectedRow):
-            rejected.add(row)
-        else:
-            try:
-                key = (row["source"], row["split"], row["image_id"])
-                if key in seen:
-                    raise RowError("duplicate_id", f"{' '.join(key)} came before")
-                validate_row(row)
-                seen.add(key)
-                spill.add(row)
-            except RowError as error:
-                rejected.add(RejectedRow(row["image_id"], row["source"], error.reason, error.detail))
-        if spill.num_rows + rejected.num_rows >= MIN_ROWS_TO_JUDGE:
-            rejected.check_share(spill, options.max_rejected_share)
-    rejected.check_share(spill, options.max_rejected_share)
-    spill.finish()
-
-
-class _Spill:
-    """Rows on local disk, in `NUM_SPILL_PARTS` Arrow files by the first bits of their place in the shuffle."""
-
-    def __init__(self, folder: Path, seed: int):
-        self._folder, self._seed = folder, seed
-        self._waiting: dict[int, list[Row]] = {}
-        self._waiting_bytes: Counter[int] = Counter()
-        self._writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
-        self.num_rows = self.num_regions = self.num_conversations = self.num_targets = 0
-
-    def add(self, row: Row) -> None:
-        part = self._place(row)[0] * NUM_SPILL_PARTS >> 8
-        self._waiting.setdefault(part, []).append(row)
-        self._waiting_bytes[part] += _row_bytes(row)
-        if self._waiting_bytes[part] >= SPILL_BATCH_BYTES:
-            self._flush(part)
-        self.num_rows += 1
-        self.num_regions += len(row["regions"])
-        self.num_conversations += len(row["conversations"])
-        self.num_targets += sum(len(conversation["targets"]) for conversation in row["conversations"])
-
-    def finish(self) -> None:
-        for part in list(self._waiting):
-            self._flush(part)
-        for writer in self._writers.values():
-            writer.close()
-
-    def read_sorted(self) -> Iterator[Row]:
-        for part in sorted(self._writers):
-            with pa.OSFile(str(self._path(part))) as file, pa.ipc.open_stream(file) as reader:
-                rows = reader.read_all().to_pylist()
-            yield from sorted(rows, key=self._place)
-
-    def _place(self, row: Row) -> bytes:
-        return hashlib.sha256(repr((self._seed, row["source"], row["split"], row["image_id"])).encode()).digest()
-
-    def _flush(self, part: int) -> None:
-        if part not in self._writers:
-            self._writers[part] = pa.ipc.new_stream(str(self._path(part)), ROW_SCHEMA)
-        self._writers[part].write_table(pa.Table.from_pylist(self._waiting.pop(part), schema=ROW_SCHEMA))
-        self._waiting_bytes[part] = 0
-
-    def _path(self, part: int) -> Path:
-        return self._folder / f"part-{part:02d}.arrow"
-
-
-class _Rejected:
-    """`rejected.jsonl` while it grows, and its counts."""
-
-    def __init__(self, path: Path):
-        self._path, self._file = path, path.open("w")
-        self.by_reason: Counter[str] = Counter()
-        self.num_rows = self.num_bad_rows = self.num_annotations = 0
-
-    def add(self, rejected: RejectedRow) -> None:
-        self._file.write(json.dumps(asdict(rejected)) + "\n")
-        self.by_reason[rejected.reason] += 1
-        self.num_rows += rejected.annotation_id is None
-        self.num_annotations += rejected.annotation_id is not None
-        self.num_bad_rows += rejected.annotation_id is None and rejected.reason not in SKIP_REASONS
-
-    def close(self) -> bytes:
-        self._file.close()
-        return self._path.read_bytes()
-
-    def check_share(self, spill: _Spill, max_share: float) -> None:
-        counts = (("rows", self.num_bad_rows, spill.num_rows), ("annotations", self.num_annotations, spill.num_regions))
-        for what, num_rejected, num_kept in counts:
-            if num_rejected > max_share * (num_rejected + num_kept):
-                raise TooManyRejectedError(
-                    f"{num_rejected} of {num_rejected + num_kept} {what} were set aside, above max_rejected_share={max_share:g}: "
-                    f"{dict(self.by_reason.most_common())}; see {REJECTED_NAME} in the output folder"
-                )
 
 
 class _HashingSink:
@@ -202,51 +178,3 @@ class _HashingSink:
 
     def sha256(self) -> str:
         return self._hash.hexdigest()
-
-
-def _write_files(rows: Iterator[Row], output_uri: str, options: ShardOptions) -> Iterator[ShardInfo]:
-    filesystem, folder = open_filesystem(output_uri)
-    groups = _in_row_groups(rows, int(options.row_group_mb * MB))
-    group = next(groups, None)
-    number = 0
-    while group:
-        name = f"shard-{number:05d}.parquet"
-        num_rows = 0
-        try:
-            with filesystem.open_output_stream(f"{folder}/{name}") as stream:
-                sink = _HashingSink(stream)
-                with pq.ParquetWriter(pa.PythonFile(sink, mode="w"), ROW_SCHEMA, **PARQUET_OPTIONS) as writer:
-                    while group and (not num_rows or sink.num_bytes < options.shard_size_mb * MB):
-                        writer.write_table(pa.Table.from_pylist(group, schema=ROW_SCHEMA), row_group_size=len(group))
-                        num_rows += len(group)
-                        group = next(groups, None)
-        except OSError as error:
-            where = join_uri(output_uri, name)
-            raise StorageError(f"cannot write {where}: {error}; run the job again, until then the folder is refused") from error
-        yield ShardInfo(name=name, num_rows=num_rows, num_bytes=sink.num_bytes, sha256=sink.sha256())
-        number += 1
-
-
-def _in_row_groups(rows: Iterator[Row], max_bytes: int) -> Iterator[list[Row]]:
-    group: list[Row] = []
-    num_bytes = 0
-    for row in rows:
-        group.append(row)
-        num_bytes += _row_bytes(row)
-        if num_bytes >= max_bytes:
-            yield group
-            group, num_bytes = [], 0
-    if group:
-        yield group
-
-
-def _row_bytes(row: Row) -> int:
-    """About what the row takes: the photo and the masks; text and numbers are small beside them."""
-    return len(row["image"]) + sum(len(region["rle_counts"]) + 64 for region in row["regions"]) + 256
-
-
-def _delete_earlier(output_uri: str) -> None:
-    """The manifest first: from then on the folder is refused, whatever happens. Files that are not ours stay."""
-    earlier = [uri for uri in list_files(output_uri) if (name := uri.rpartition("/")[2]) == REJECTED_NAME or name.startswith("shard-")]
-    delete(join_uri(output_uri, MANIFEST_NAME))
-    run_parallel(delete, ((uri,) for uri in earlier))

@@ -1,21 +1,20 @@
-"""Shards to the rows of one training worker, epoch after epoch, in an order that only (seed, epoch) decides.
+"""Shards to the micro-batches of one training worker, without end. Ray Data tasks read, decode and collate; the worker only receives.
 
-Ray Data reads: each worker runs a small dataset of its own whose tasks read row groups, so no block is handed out by chance as
-`streaming_split` does. Which rows an epoch holds does not depend on the number of workers; a `DataPosition` names those already consumed,
-so a run can be taken up by any number of workers without seeing a row twice in an epoch or missing one.
+Each worker runs small datasets of its own, so no block is handed out by chance as `streaming_split` does: `pixellm.data.mixture` says which
+row comes when. A portion is made by two of them. The first reads row groups, each once, encoded, into the object store; the second makes
+micro-batches out of these, a window of a lane at a time. A portion is made whole, one ahead of the consumer: an executor that waits for
+its consumer spins, and took as much CPU time as the training itself (docs/log.md).
 """
 
-import itertools
-import json
-import math
+import pickle
 import queue
 import threading
-import zlib
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -25,49 +24,20 @@ import ray
 import ray.data
 from ray.data import DataContext, Dataset, ExecutionResources, TaskPoolStrategy
 
+from pixellm.data.manifest import Manifest, read_manifest
+from pixellm.data.mixture import DataPosition, Mixture, MixtureSet, RowGroup, Span
 from pixellm.data.schema import Row
-from pixellm.data.shards import read_manifest
 from pixellm.errors import ShardError
 from pixellm.storage import join_uri, open_filesystem, run_parallel
 
 READ_CPUS = 0.25
-READ_TASKS_PER_WORKER = 2
-# What one dataset reads; the first ones are smaller, so that the first batch comes early. It is read whole, one dataset ahead of the
-# consumer: an executor that waits for its consumer spins, and took as much CPU time as the training itself (docs/log.md).
-FIRST_BYTES, BYTES_PER_DATASET = 4 << 20, 64 << 20
-UNITS_PER_DATASET = 32  # at most: each is a task, and a small training set would be read for many epochs ahead
+BATCHES_PER_WINDOW = 4  # rows of so many micro-batches of a lane are ordered by length before they are cut
+FIRST_WINDOWS = 1  # of each lane, in the first portion: the first batch comes early; then twice as many, and so on
+READ_ATTEMPTS, FIRST_PAUSE_S = 5, 1.0  # of an object that cannot be read; each pause is twice the one before
 CLOSE_TIMEOUT_S = 5.0
-ROWS_PER_SLICE = 16
-WHOLE_GROUPS_PER_WORKER = 8
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class RowGroup:
-    """One row group of one shard. `weight`: visits per epoch; `num_bytes` uncompressed."""
-
-    uri: str
-    index: int
-    num_rows: int
-    num_bytes: int
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class ReadUnit:
-    """What one task reads for one worker: rows `part`, `part + num_parts`, … of the shuffled row group, on visit `visit` of `epoch`."""
-
-    group: RowGroup
-    epoch: int
-    visit: int
-    part: int
-    num_parts: int
-
-    @property
-    def num_rows_of_visit(self) -> int:
-        """Rows that all workers together take; a fractional weight takes a random share on its last visit."""
-        return round(min(1.0, self.group.weight - self.visit) * self.group.num_rows)
+BatchT = TypeVar("BatchT", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -79,141 +49,182 @@ class StreamedRow:
     key: str
 
 
-@dataclass
-class DataPosition:
-    """Rows consumed so far: `consumed[epoch]` holds the keys of each epoch that is not finished, from `first_epoch` on."""
+class BatchBuilder(Protocol[BatchT]):
+    """Makes micro-batches in a Ray task. Picklable; it is sent once, and kept by each process that runs such tasks."""
 
-    first_epoch: int = 0
-    consumed: dict[int, set[str]] = field(default_factory=dict)
+    def length(self, row: StreamedRow) -> int:
+        """Something that grows with the padded length of the row; rows of like length are put together."""
+        ...
 
-    def add(self, rows: Iterable[tuple[int, str]], rows_per_epoch: int) -> None:
-        """Note (epoch, key) pairs; an epoch whose every row is consumed is forgotten."""
-        for epoch, key in rows:
-            self.consumed.setdefault(epoch, set()).add(key)
-        while len(self.consumed.get(self.first_epoch, ())) >= rows_per_epoch:
-            del self.consumed[self.first_epoch]
-            self.first_epoch += 1
-
-    def to_json(self) -> str:
-        """Text for a checkpoint."""
-        consumed = {str(epoch): sorted(keys) for epoch, keys in self.consumed.items()}
-        return json.dumps({"first_epoch": self.first_epoch, "consumed": consumed})
-
-    @classmethod
-    def from_json(cls, text: str) -> "DataPosition":
-        """What `to_json` wrote."""
-        values = json.loads(text)
-        return cls(values["first_epoch"], {int(epoch): set(keys) for epoch, keys in values["consumed"].items()})
+    def build(self, rows: list[StreamedRow]) -> BatchT:
+        """One micro-batch. What is wrong with a row is told in the result, not raised."""
+        ...
 
 
-def list_row_groups(folders: Iterable[tuple[str, float]]) -> list[RowGroup]:
-    """Row groups of shard folders (uri, weight), from manifests and Parquet footers. Raises ShardError for a folder without manifest."""
-    shards = [(join_uri(uri, shard.name), weight) for uri, weight in folders for shard in read_manifest(uri).shards]
-    return [group for groups in run_parallel(_row_groups_of_shard, shards) for group in groups]
+def read_mixture(folders: Iterable[tuple[str, float | None]], seed: int, num_lanes: int, epoch_rows: int | None = None) -> Mixture:
+    """The mixture of shard folders (uri, weight), from manifests and Parquet footers. Raises ShardError for a folder without manifest."""
+    sets = []
+    for uri, weight in folders:
+        manifest = read_manifest(uri)
+        sets.append(MixtureSet(uri, tuple(list_row_groups(uri, manifest)), weight, ",".join(shard.sha256 for shard in manifest.shards)))
+    return Mixture(sets, seed, num_lanes, epoch_rows)
 
 
-def _row_groups_of_shard(uri: str, weight: float) -> list[RowGroup]:
+def list_row_groups(uri: str, manifest: Manifest | None = None) -> list[RowGroup]:
+    """Row groups of the shard folder `uri`, in its order. Raises ShardError for one without manifest."""
+    shards = (manifest or read_manifest(uri)).shards
+    return [group for groups in run_parallel(_row_groups_of_shard, ((join_uri(uri, shard.name),) for shard in shards)) for group in groups]
+
+
+def _row_groups_of_shard(uri: str) -> list[RowGroup]:
     filesystem, path = open_filesystem(uri)
     metadata = pq.read_metadata(path, filesystem=filesystem)
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    return [RowGroup(uri, index, group.num_rows, group.total_byte_size, weight) for index, group in enumerate(groups)]
+    return [RowGroup(uri, index, group.num_rows, group.total_byte_size) for index, group in enumerate(groups)]
 
 
-def count_rows_per_epoch(groups: Iterable[RowGroup]) -> int:
-    """Rows that all workers together see in an epoch."""
-    return sum(unit.num_rows_of_visit for unit in plan_epoch(list(groups), seed=0, epoch=0, rank=0, num_workers=1))
+def read_span(span: Span, seed: int) -> pa.Table:
+    """The rows of `span` in its order, with the column `key` added.
 
-
-def plan_epoch(groups: list[RowGroup], seed: int, epoch: int, rank: int, num_workers: int) -> list[ReadUnit]:
-    """What worker `rank` reads in `epoch`, in order. Many row groups are dealt out whole; few are read by all, each worker its own rows."""
-    visits = [(group, visit) for group in groups for visit in range(math.ceil(group.weight))]
-    order = np.random.default_rng([seed, epoch]).permutation(len(visits))
-    are_many = len(visits) >= WHOLE_GROUPS_PER_WORKER * num_workers
-    part, num_parts = (0, 1) if are_many else (rank, num_workers)
-    return [ReadUnit(visits[i][0], epoch, visits[i][1], part, num_parts) for i in (order[rank::num_workers] if are_many else order)]
-
-
-def read_unit(unit: ReadUnit, seed: int, consumed: set[str]) -> pa.Table:
-    """The rows of `unit` in their shuffled order, without those in `consumed`, with the columns `epoch` and `key` added.
-
-    The ids are read first, so a row group that is consumed whole costs three small columns.
+    An object that cannot be read is tried `READ_ATTEMPTS` times. Raises ShardError with its name when it still cannot.
     """
-    filesystem, path = open_filesystem(unit.group.uri)
-    with pq.ParquetFile(path, filesystem=filesystem) as file:
-        ids = file.read_row_group(unit.group.index, columns=["source", "split", "image_id"])
-        suffix = f"#{unit.visit}" if unit.visit else ""
-        keys = pc.binary_join_element_wise(*(ids.column(name).cast(pa.string()) for name in ("source", "split", "image_id")), "/")
-        keys = pc.binary_join_element_wise(keys, pa.scalar(suffix), "")
-        entropy = [seed, unit.epoch, unit.visit, zlib.crc32(unit.group.uri.rsplit("/", 1)[-1].encode()), unit.group.index]
-        order = np.random.default_rng(entropy).permutation(unit.group.num_rows)[:unit.num_rows_of_visit][unit.part::unit.num_parts]
-        if consumed:
-            order = np.array([i for i in order if keys[int(i)].as_py() not in consumed], dtype=np.int64)
-        if not len(order):
-            empty = file.schema_arrow.empty_table()
-            return empty.append_column("epoch", pa.array([], pa.int64())).append_column("key", pa.array([], pa.string()))
-        table = file.read_row_group(unit.group.index).take(order)
-    return table.append_column("epoch", pa.array([unit.epoch] * len(order), pa.int64())).append_column("key", keys.take(order))
+    for attempt in range(READ_ATTEMPTS):
+        try:
+            filesystem, path = open_filesystem(span.group.uri)
+            with pq.ParquetFile(path, filesystem=filesystem) as file:
+                table = file.read_row_group(span.group.index)
+            break
+        except (OSError, pa.ArrowInvalid) as error:
+            if attempt == READ_ATTEMPTS - 1:
+                raise ShardError(f"cannot read row group {span.group.index} of {span.group.uri} in {READ_ATTEMPTS} attempts: {error}; "
+                                 "check the store, and the object with jobs.inspect_data") from None
+            time.sleep(FIRST_PAUSE_S * 2**attempt)
+    table = table.take(span.order(seed))
+    parts = (table.column(name).cast(pa.string()) for name in ("source", "split", "image_id"))
+    keys = pc.binary_join_element_wise(*parts, "/")
+    return table.append_column("key", pc.binary_join_element_wise(keys, pa.scalar(f"#{span.visit}" if span.visit else ""), ""))
 
 
-class RowStream:
-    """Rows of worker `rank` without end: the rest of the epochs that `position` names, then one epoch after another."""
+def build_window(builder: BatchBuilder[T], rows: list[StreamedRow], rows_per_batch: int, entropy: list[int], skip: int) -> list[T]:
+    """The micro-batches of a window but the first `skip`: rows of like length together, the micro-batches in a random order."""
+    rows = sorted(rows, key=builder.length)
+    order = np.random.default_rng(entropy).permutation(len(rows) // rows_per_batch)[skip:]
+    return [builder.build(rows[i * rows_per_batch:(i + 1) * rows_per_batch]) for i in order]
 
-    def __init__(self, groups: list[RowGroup], seed: int, rank: int, num_workers: int, position: DataPosition | None = None):
-        position = position or DataPosition()
-        if (num_rows := count_rows_per_epoch(groups)) < num_workers:
-            raise ShardError(f"found {num_rows} rows for {num_workers} workers; each needs at least one: give more data or fewer workers")
-        self.groups, self.seed, self.rank, self.num_workers = groups, seed, rank, num_workers
-        self.first_epoch, self.consumed = position.first_epoch, dict(position.consumed)
 
-    def __iter__(self) -> Iterator[StreamedRow]:
-        portions = self._portions()
+@dataclass(frozen=True)
+class _Window:
+    """`rows`: for each row the number of its span in the portion, and its place there."""
+
+    lane: int
+    number: int
+    skip: int
+    rows: list[tuple[int, int]]
+
+
+class BatchStream(Generic[T]):
+    """Micro-batches of the `lanes` of one worker from `position` on: one of each lane in turn, for ever.
+
+    `memory_mb` bounds what waits in the object store, besides the row groups that are open: it holds a portion that is consumed and one
+    ahead. A window of each lane is the least that a portion can be. `num_tasks` run at a time, of `READ_CPUS` each.
+    """
+
+    def __init__(self, mixture: Mixture, lanes: Sequence[int], position: DataPosition, builder: BatchBuilder[T], num_tasks: int = 2,
+                 memory_mb: float = 512):
+        mixture.check(position, position.rows_per_batch)
+        self.mixture, self.lanes, self.position, self.num_tasks = mixture, list(lanes), position, num_tasks
+        self.portion_bytes = memory_mb * 1e6 / 2
+        self._builder = ray.put(builder)
+        self._spans: dict[Span, ray.ObjectRef] = {}
+        self._bytes_per_window = 0.0
+
+    def __iter__(self) -> Iterator[T]:
+        first = self.position.batches_per_lane // BATCHES_PER_WINDOW
+        count = FIRST_WINDOWS
         with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
-            ahead = reader.submit(self._read, next(portions))
+            ahead = reader.submit(self._make, first, count)
             while True:
-                blocks, ahead = ahead.result(), reader.submit(self._read, next(portions))
+                blocks, first = ahead.result(), first + count
+                count = self._windows_ahead(2 * count)
+                ahead = reader.submit(self._make, first, count)
                 while blocks:
-                    yield from self._rows_of(ray.get(blocks.popleft()))
+                    windows = [pickle.loads(ray.get(blocks.popleft())["batches"][0].as_buffer()) for _ in self.lanes]
+                    for of_step in zip(*windows, strict=True):
+                        yield from of_step
 
-    @staticmethod
-    def _rows_of(table: pa.Table) -> Iterator[StreamedRow]:
-        for start in range(0, table.num_rows, ROWS_PER_SLICE):
-            for row in table.slice(start, ROWS_PER_SLICE).to_pylist():
-                yield StreamedRow(epoch=row.pop("epoch"), key=row.pop("key"), row=row)
+    def _windows_ahead(self, most: int) -> int:
+        return max(1, min(most, int(self.portion_bytes / max(self._bytes_per_window * len(self.lanes), 1))))
 
-    def _portions(self) -> Iterator[list[ReadUnit]]:
-        """Units without end, in lists of `FIRST_BYTES`, then twice as much and so on up to `BYTES_PER_DATASET`; one unit at least."""
-        units: list[ReadUnit] = []
-        num_bytes, enough = 0, FIRST_BYTES
-        for epoch in itertools.count(self.first_epoch):
-            for unit in plan_epoch(self.groups, self.seed, epoch, self.rank, self.num_workers):
-                units.append(unit)
-                num_bytes += unit.group.num_bytes // unit.num_parts
-                if num_bytes >= enough or len(units) == UNITS_PER_DATASET:
-                    yield units
-                    units, num_bytes, enough = [], 0, min(2 * enough, BYTES_PER_DATASET)
+    def _make(self, first: int, count: int) -> deque[ray.ObjectRef]:
+        """Windows `first` to `first + count - 1` of each lane: a table of one row for each, lanes of a window side by side."""
+        spans: dict[Span, int] = {}
+        windows = [self._plan(lane, number, spans) for number in range(first, first + count) for lane in self.lanes]
+        self._read([span for span in spans if span not in self._spans])
+        self._spans = {span: self._spans[span] for span in spans}  # what this portion does not need was used up, and is let go
+        blocks = self._collate(windows, list(self._spans.values()), list(spans))
+        return blocks
 
-    def _read(self, units: list[ReadUnit]) -> deque[ray.ObjectRef]:
-        """Reads the units with a dataset of their own; tables in order."""
-        return deque(self._build_dataset(units).to_arrow_refs())
+    def _plan(self, lane: int, number: int, spans: dict[Span, int]) -> _Window:
+        batch = self.position.rows_per_batch
+        rows = self.mixture.rows(lane, number * BATCHES_PER_WINDOW * batch, (number + 1) * BATCHES_PER_WINDOW * batch)
+        skip = max(0, self.position.batches_per_lane - number * BATCHES_PER_WINDOW)
+        return _Window(lane, number, skip, [(spans.setdefault(span, len(spans)), place) for span, place in rows])
 
-    def _build_dataset(self, units: list[ReadUnit]) -> Dataset:
-        """A dataset whose blocks are the units, in order."""
-        seed = self.seed
-        consumed_ref = ray.put({unit.epoch: self.consumed[unit.epoch] for unit in units if unit.epoch in self.consumed})
+    def _read(self, spans: list[Span]) -> None:
+        seed = self.mixture.seed
 
         def read(batch: dict[str, np.ndarray]) -> pa.Table:
-            unit = units[int(batch["unit"][0])]
-            return read_unit(unit, seed, ray.get(consumed_ref).get(unit.epoch, set()))
+            return read_span(spans[int(batch["item"][0])], seed)
 
+        self._spans |= dict(zip(spans, self._run(read, len(spans)), strict=True))
+
+    def _collate(self, windows: list[_Window], tables: list[ray.ObjectRef], spans: list[Span]) -> deque[ray.ObjectRef]:
+        builder, batch, seed = self._builder, self.position.rows_per_batch, self.mixture.seed
+
+        def collate(items: dict[str, np.ndarray]) -> pa.Table:
+            window = windows[int(items["item"][0])]
+            rows = read_rows({number: (ray.get(tables[number]), spans[number].epoch) for number, _ in window.rows}, window.rows)
+            built = build_window(kept(builder), rows, batch, [seed, window.lane, window.number], window.skip)
+            return pa.table({"batches": pa.array([pickle.dumps(built, protocol=5)], pa.large_binary())})
+
+        refs = self._run(collate, len(windows))
+        sizes = ray.experimental.get_object_locations(refs)
+        self._bytes_per_window = max((each["object_size"] or 0 for each in sizes.values()), default=0)
+        return deque(refs)
+
+    def _run(self, function: Callable[[dict[str, np.ndarray]], pa.Table], num_items: int) -> list[ray.ObjectRef]:
+        """`function` for each number of an item, in Ray Data tasks; the tables in order."""
+        if not num_items:
+            return []
         context = DataContext.get_current().copy()
         context.execution_options.preserve_order = True
-        num_bytes = sum(unit.group.num_bytes // unit.num_parts for unit in units)
-        context.execution_options.resource_limits = ExecutionResources.for_limits(
-            cpu=READ_CPUS * READ_TASKS_PER_WORKER, object_store_memory=8 * max(num_bytes, BYTES_PER_DATASET))
+        context.execution_options.resource_limits = ExecutionResources.for_limits(cpu=READ_CPUS * self.num_tasks)
         context.enable_progress_bars = False
         with DataContext.current(context):
-            items = ray.data.from_items([{"unit": i} for i in range(len(units))], override_num_blocks=len(units))
-            return items.map_batches(read, batch_size=1, num_cpus=READ_CPUS, compute=TaskPoolStrategy(size=READ_TASKS_PER_WORKER))
+            items: Dataset = ray.data.from_items([{"item": i} for i in range(num_items)], override_num_blocks=num_items)
+            made = items.map_batches(function, batch_size=1, num_cpus=READ_CPUS, compute=TaskPoolStrategy(size=self.num_tasks))
+            return made.to_arrow_refs()
+
+
+def read_rows(tables: dict[int, tuple[pa.Table, int]], places: Iterable[tuple[int, int]]) -> list[StreamedRow]:
+    """Rows out of tables (with their epoch) by (number of the table, place in it)."""
+    rows = []
+    for number, place in places:
+        table, epoch = tables[number]
+        row: Any = table.slice(place, 1).to_pylist()[0]
+        rows.append(StreamedRow(key=row.pop("key"), epoch=epoch, row=row))
+    return rows
+
+
+_kept: dict[ray.ObjectRef, Any] = {}
+
+
+def kept(ref: ray.ObjectRef) -> Any:
+    """What `ref` stands for, unpickled once in each process: a tokenizer takes longer than a micro-batch."""
+    if ref not in _kept:
+        _kept.clear()
+        _kept[ref] = ray.get(ref)
+    return _kept[ref]
 
 
 class Prefetcher(Generic[T]):

@@ -18,9 +18,10 @@ import ray.data
 from pydantic import Field
 
 from pixellm.data.manifest import Manifest, read_manifest
+from pixellm.data.mixture import RowGroup
 from pixellm.data.prompts import fill_conversation
 from pixellm.data.schema import ROW_SCHEMA
-from pixellm.data.stream import RowGroup, list_row_groups
+from pixellm.data.stream import list_row_groups
 from pixellm.errors import ShardError
 from pixellm.evaluation.metrics import Metrics, QuestionScore, score_question, summarize
 from pixellm.inference.batch import AnySegmenter, Record, answer_rows, segmenter_builder
@@ -162,7 +163,7 @@ def read_part(batch: dict[str, np.ndarray]) -> pa.Table:
 
 
 def _answered(config: EvaluateConfig, num_photos: int, build_segmenter: Callable[[], AnySegmenter]) -> ray.data.Dataset:
-    parts = plan_parts(list_row_groups([(config.shards, 1.0)]), num_photos, config.batch_size)
+    parts = plan_parts(list_row_groups(config.shards), num_photos, config.batch_size)
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     with ray.data.DataContext.current(context):

@@ -17,7 +17,7 @@ from pixellm.errors import StorageError
 from pixellm.inference.batch import AnySegmenter, Record, answer_rows, segmenter_builder
 from pixellm.inference.config import BatchConfig
 from pixellm.inference.prediction_files import PredictionFormat, add_photo, write_lists, write_pictures
-from pixellm.storage import list_files, open_filesystem
+from pixellm.storage import absolute_uri, list_files, open_filesystem
 
 WRITE_CPUS = 0.25
 
@@ -38,7 +38,7 @@ def predict(config: PredictConfig, build_segmenter: Callable[[], AnySegmenter] |
     Raises StorageError: no photos, no such model, an output that cannot be written.
     """
     uris = {"photos": config.photos, "output": config.output} | ({} if config.model == "tiny" else {"model": config.model})
-    config = config.model_copy(update={name: _absolute(uri) for name, uri in uris.items()})
+    config = config.model_copy(update={name: absolute_uri(uri) for name, uri in uris.items()})
     _, folder = open_filesystem(config.photos)
     files = [uri.removeprefix("s3://") for uri in list_files(config.photos) if uri.lower().endswith(PHOTO_SUFFIXES)]
     names = [os.path.relpath(file, folder) for file in files]
@@ -48,11 +48,6 @@ def predict(config: PredictConfig, build_segmenter: Callable[[], AnySegmenter] |
     records = sorted(show_progress(answered, "predict: photos", len(names)), key=lambda record: record["image_id"])
     write_lists(records, config.output, config.format)
     return records
-
-
-def _absolute(uri: str) -> str:
-    """A local path as it is here: workers have another working directory."""
-    return uri if uri.startswith("s3://") else open_filesystem(uri)[1]
 
 
 def _answered(config: PredictConfig, names: list[str], build_segmenter: Callable[[], AnySegmenter]) -> ray.data.Dataset:

@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pixellm.data.stream import DataPosition
+from pixellm.data.mixture import DataPosition
 from pixellm.errors import StorageError
 from pixellm.settings import build_config
 from pixellm.storage import download_folder, exists, join_uri, list_files, read_bytes, upload_folder, write_bytes

@@ -14,10 +14,10 @@ RANDOM_TINY = "tiny-random"
 
 
 class DataEntry(StrictModel):
-    """A folder of shards. `weight` is how often an epoch passes over it: 2 is twice, 0.5 a random half of its rows."""
+    """A folder of shards. `weight` is its share of the rows, relative to the others'; given to all or to none."""
 
     uri: str
-    weight: float = Field(1.0, gt=0)
+    weight: float | None = Field(None, gt=0)
 
 
 class LearningRates(StrictModel):
@@ -58,11 +58,14 @@ class TrainConfig(StrictModel):
     storage: str = Field(description="URI that holds the folders of all runs")
     model: str = Field("tiny", description="model directory or URI; `tiny` ships with the package, `tiny-random` starts from nothing")
     data: tuple[Annotated[DataEntry, BeforeValidator(_to_entry)], ...] = Field(
-        min_length=1, description="shard folders: URIs, or {uri, weight}")
+        min_length=1, description="shard folders: URIs, each row once an epoch, or {uri, weight}, mixed row by row in these shares")
+    epoch_rows: int | None = Field(None, gt=0, description="rows of an epoch; by default the set largest for its weight is seen once")
+    data_tasks_per_worker: int = Field(2, gt=0, description="tasks that read, decode and collate for a worker at a time")
+    stream_memory_mb: float = Field(512, gt=0, description="micro-batches of a worker that wait in the object store")
 
     steps: int = Field(gt=0, description="optimiser steps of the whole run")
     photos_per_micro_step: int = Field(8, gt=0, description="per worker")
-    accumulation: int = Field(1, gt=0, description="micro-steps per optimiser step")
+    accumulation: int = Field(1, gt=0, description="micro-steps of each worker per optimiser step; a run keeps workers x accumulation")
     max_conversations_per_photo: int = Field(3, gt=0)
     max_rejected_share: float = Field(0.05, ge=0, lt=1, description="share of rows that may be set aside before the run stops")
 

@@ -5,6 +5,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -15,8 +16,9 @@ import transformers
 from torch import Tensor, distributed
 from transformers import PreTrainedModel
 
-from pixellm.data.collate import Collator, MicroBatch
-from pixellm.data.stream import DataPosition, Prefetcher, RowStream, count_rows_per_epoch, list_row_groups
+from pixellm.data.collate import Collator, MicroBatch, SetAsideCounter
+from pixellm.data.mixture import lanes_of_worker
+from pixellm.data.stream import BatchStream, Prefetcher, read_mixture
 from pixellm.model.losses import LossSums, compute_losses, text_loss
 from pixellm.model.modeling_pixellm import PixelLMOutput
 from pixellm.model.processing_pixellm import PixelLMProcessor, resize_to_photos
@@ -134,17 +136,19 @@ class TrainLoop:
             say(parameter_table(model, groups))
         self.saved = self._read_saved()
         self.step = self.saved.progress.step if self.saved else 0
-        self.position = self.saved.position if self.saved else DataPosition()
-        self.engine = Engine(model.train(), groups, config)
-        row_groups = list_row_groups((entry.uri, entry.weight) for entry in config.data)
-        self.rows_per_epoch = count_rows_per_epoch(row_groups)
-        rows = RowStream(row_groups, config.seed, self.rank, self.num_workers, self.position)
-        collator = Collator(
-            processor, config.photos_per_micro_step, config.max_conversations_per_photo, config.seed, config.max_rejected_share,
-            config.mask_loss_resolution)
-        self.batches = Prefetcher(collator.batches(rows), depth=MICRO_BATCHES_AHEAD)
+        num_lanes = config.num_workers * config.accumulation
+        mixture = read_mixture(((entry.uri, entry.weight) for entry in config.data), config.seed, num_lanes, config.epoch_rows)
+        self.position = self.saved.position if self.saved else mixture.start(config.photos_per_micro_step)
+        mixture.check(self.position, config.photos_per_micro_step)
+        lanes = lanes_of_worker(self.rank, self.num_workers, num_lanes)
+        self.engine = Engine(model.train(), groups, config.model_copy(update={"accumulation": len(lanes)}))
+        collator = Collator(processor, config.max_conversations_per_photo, config.seed, config.mask_loss_resolution)
+        stream = BatchStream(mixture, lanes, self.position, collator, config.data_tasks_per_worker, config.stream_memory_mb)
+        self.micro_steps = len(lanes)
+        self.batches = Prefetcher(stream, depth=MICRO_BATCHES_AHEAD)
         self._next_batch: Iterator[MicroBatch] = iter(self.batches)
-        self._consumed: list[tuple[int, str]] = []
+        self._epoch = mixture.epoch_of(lanes[0], self.position.batches_per_lane * self.position.rows_per_batch)[0]
+        self._counter = SetAsideCounter(config.max_rejected_share)
         self._num_set_aside = 0
         self.telemetry = None if self.rank else Telemetry(
             config.run_uri, config.run, config.steps, config.loss_weights.model_dump(), first_step=self.step)
@@ -155,7 +159,7 @@ class TrainLoop:
         try:
             while self.step < config.steps:
                 started = time.perf_counter()
-                batches = [next(self._next_batch) for _ in range(config.accumulation)]
+                batches = [next(self._next_batch) for _ in range(self.micro_steps)]
                 waited_s = time.perf_counter() - started
                 if self.saved is not None:
                     self._restore(self.saved, batches)
@@ -195,8 +199,10 @@ class TrainLoop:
             set_random_state(saved.random_states[self.rank])
 
     def _note(self, batches: list[MicroBatch]) -> None:
+        self.position = replace(self.position, batches_per_lane=self.position.batches_per_lane + 1)
+        self._epoch = batches[-1].consumed[-1][0]
         for batch in batches:
-            self._consumed += batch.consumed
+            self._counter.add(batch)
             for each in batch.set_aside:
                 self._num_set_aside += 1
                 if self._num_set_aside <= SET_ASIDE_SHOWN:
@@ -211,26 +217,19 @@ class TrainLoop:
         if self.telemetry is not None:
             interval.text, interval.bce, interval.dice = values[:3].tolist()
             interval.parts_s = dict(zip(names, values[3:].tolist(), strict=True))
-            self.telemetry.write(self.step, interval, factor, epoch=self._epoch())
-
-    def _epoch(self) -> int:
-        return self._consumed[-1][0] if self._consumed else self.position.first_epoch
+            self.telemetry.write(self.step, interval, factor, epoch=self._epoch)
 
     def _save(self) -> None:
         """All workers give their part; rank 0 writes, uploads and reports."""
         state = self.engine.gather_state()
-        mine = (self._consumed, get_random_state())
-        parts: list = [None] * self.num_workers
-        distributed.gather_object(mine, parts if self.rank == 0 else None)
-        epoch, self._consumed = self._epoch(), []
+        random_states: list = [None] * self.num_workers
+        distributed.gather_object(get_random_state(), random_states if self.rank == 0 else None)
         if self.telemetry is None:
             ray.train.report({"step": self.step})
             return
-        for consumed, _ in parts:
-            self.position.add(consumed, self.rows_per_epoch)
-        progress = RunProgress(self.step, state.num_updates, epoch, self.num_workers, git_revision())
+        progress = RunProgress(self.step, state.num_updates, self._epoch, self.num_workers, git_revision())
         with tempfile.TemporaryDirectory(prefix="pixellm-checkpoint-") as folder:
-            write_checkpoint(Path(folder), TrainingCheckpoint(progress, state, self.position, [states for _, states in parts], self.config))
+            write_checkpoint(Path(folder), TrainingCheckpoint(progress, state, self.position, random_states, self.config))
             ray.train.report({"step": self.step}, checkpoint=ray.train.Checkpoint.from_directory(folder),
                              checkpoint_dir_name=checkpoint_name(self.step), checkpoint_upload_fn=self._upload,
                              delete_local_checkpoint_after_upload=False)

@@ -7,7 +7,8 @@ layer reads from the deepest features which words each patch shows, as the langu
 
 import io
 import time
-from collections.abc import Callable, Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 
 from pixellm.data.manifest import read_manifest
 from pixellm.data.schema import Region, region_rle
-from pixellm.data.stream import Prefetcher, RowStream, StreamedRow, list_row_groups
+from pixellm.data.stream import BatchStream, Prefetcher, StreamedRow, read_mixture
 from pixellm.errors import ShardError
 from pixellm.masks import rle_to_mask, union_rles
 from pixellm.model.losses import dice, refined_bce
@@ -97,20 +98,19 @@ class TowerCollator:
         words = sorted({word for name in names for word in name.split()})
         self.num_words = len(words)
         self.words_of = {name: np.isin(words, name.split()).astype(np.float32) for name in names}
-        self.rng = np.random.default_rng(config.seed)
 
-    def batches(self, rows: Iterable[StreamedRow]) -> Iterator[TowerBatch]:
-        """Batches of `photos_per_step` photos with something named on them; a last incomplete one is dropped."""
-        taken: list[StreamedRow] = []
-        for row in rows:
-            if any(not region["ignore"] for region in row.row["regions"]):
-                taken.append(row)
-            if len(taken) == self.config.photos_per_step:
-                yield self.collate(taken)
-                taken = []
+    def length(self, row: StreamedRow) -> int:
+        """All rows are of one length: there is no text."""
+        return 0
+
+    def build(self, rows: list[StreamedRow]) -> TowerBatch | None:
+        """The batch of those photos that something is named on, None where it is on none of them."""
+        named = [row for row in rows if any(not region["ignore"] for region in row.row["regions"])]
+        return self.collate(named) if named else None
 
     def collate(self, rows: list[StreamedRow]) -> TowerBatch:
         """One batch: the regions of one name are one mask; absent names are drawn from those that share a word with a present one."""
+        rng = np.random.default_rng([self.config.seed, zlib.crc32(repr([(row.epoch, row.key) for row in rows]).encode())])
         photos = [upright_rgb(Image.open(io.BytesIO(row.row["image"]))) for row in rows]
         inputs = self.images.preprocess(photos)
         entries: list[tuple[int, str, np.ndarray]] = []
@@ -129,9 +129,9 @@ class TowerCollator:
                 patch_words[index] += covered * self.words_of[name]
             shown = np.sum([self.words_of[name] for name in named], axis=0)
             near = [name for name in self.words_of if name not in named and (self.words_of[name] * shown).any()]
-            for place in self.rng.permutation(len(near))[:self.config.absent_per_photo]:
+            for place in rng.permutation(len(near))[:self.config.absent_per_photo]:
                 entries.append((index, near[place], np.zeros((self.images.mask_size,) * 2, np.float32)))
-        drawn = [entries[i] for i in sorted(self.rng.permutation(len(entries))[:self.config.masks_per_step])]
+        drawn = [entries[i] for i in sorted(rng.permutation(len(entries))[:self.config.masks_per_step])]
         return TowerBatch(
             inputs["pixel_values"], inputs["resized_sizes_hw"], torch.tensor([photo for photo, _, _ in drawn]),
             torch.from_numpy(np.stack([self.words_of[name] for _, name, _ in drawn])),
@@ -178,8 +178,9 @@ def warm_start(model: PixelLMForConditionalGeneration, images: PixelLMImageProce
                           architecture.vision_config.hidden_size)
     parameters = [*model.vision_tower.parameters(), *model.mask_head.parameters(), *prompts.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
-    rows = RowStream(list_row_groups((uri, 1.0) for uri in config.data), config.seed, rank=0, num_workers=1)
-    prefetcher = Prefetcher(collator.batches(rows), depth=BATCHES_AHEAD)
+    mixture = read_mixture(((uri, None) for uri in config.data), config.seed, num_lanes=1)
+    stream = BatchStream(mixture, [0], mixture.start(config.photos_per_step), collator)
+    prefetcher = Prefetcher((batch for batch in stream if batch is not None), depth=BATCHES_AHEAD)
     say(f"warm start: {len(names)} names of {collator.num_words} words, {sum(p.numel() for p in parameters):,} parameters")
     started, logged = time.monotonic(), []
     model.train()

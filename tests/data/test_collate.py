@@ -1,22 +1,21 @@
 """Rows to micro-batches, and what is set aside on the way."""
 
-import itertools
-
 import numpy as np
 import pytest
 
-from pixellm.data.collate import Collator
+from pixellm.data.collate import Collator, SetAsideCounter
 from pixellm.data.schema import Conversation, build_region
 from pixellm.data.sources.shapes import ShapesSource
 from pixellm.data.stream import StreamedRow
 from pixellm.errors import RowError, TooManyRejectedError
 from pixellm.masks import mask_to_rle
 from tests.data.rows import make_photo, make_row
+from tests.data.sources.build import build_all
 from tests.train.examples import base_model
 
 
 def make_collator(**changes) -> Collator:
-    values = {"processor": base_model()[1], "num_photos": 2, "max_conversations": 3, "seed": 0, "max_rejected_share": 0.05}
+    values = {"processor": base_model()[1], "max_conversations": 3, "seed": 0}
     return Collator(**(values | changes))
 
 
@@ -25,17 +24,21 @@ def stream(rows, epoch=0):
 
 
 def test_scenes_become_tensors():
-    rows = list(ShapesSource(num_scenes=5, questions_per_scene=6).read_rows())
-    batches = list(make_collator().batches(stream(rows)))
-    assert [batch.num_photos for batch in batches] == [2, 2], "the last incomplete batch is dropped"
-    assert [key for _, key in batches[0].consumed] == [f"test/train/{row['image_id']}" for row in rows[:2]]
-    first = batches[0]
-    assert first.tensors["input_ids"].shape[0] == 6 and first.tensors["photo_index"].tolist() == [0, 0, 0, 1, 1, 1]
-    assert first.num_masks == len(first.tensors["target_masks"]) > 0 and 0 < first.num_answer_tokens < first.num_tokens
+    rows = build_all(ShapesSource(num_scenes=2, questions_per_scene=6))[0]
+    batch = make_collator().build(stream(rows))
+    assert batch.num_photos == 2 and batch.consumed == [(0, f"test/train/{row['image_id']}") for row in rows]
+    assert batch.tensors["input_ids"].shape[0] == 6 and batch.tensors["photo_index"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert batch.num_masks == len(batch.tensors["target_masks"]) > 0 and 0 < batch.num_answer_tokens < batch.num_tokens
+
+
+def test_the_length_is_that_of_the_longest_conversation_drawn():
+    texts = [Conversation(question="Q" * length, answer="A.", targets=[], task="vqa") for length in (3, 30, 10)]
+    assert make_collator().length(stream([make_row(0, conversations=texts)])[0]) == 32
+    assert make_collator().length(stream([make_row(0, conversations=[])])[0]) == 0
 
 
 def test_conversations_are_drawn_by_seed_epoch_and_key():
-    row = next(ShapesSource(num_scenes=1, questions_per_scene=6).read_rows())
+    row = ShapesSource(num_scenes=1, questions_per_scene=6).build_row(0)
     (streamed,), (later,) = stream([row]), stream([row], epoch=1)
 
     def questions(collator, each):
@@ -80,18 +83,23 @@ def test_a_bad_row_has_its_reason(changes, reason):
     assert error.value.reason == reason
 
 
-def test_a_bad_row_is_set_aside_and_the_batch_filled_up():
-    rows = [make_row(0, image=b"x"), make_row(1), make_row(2)]
-    (batch,) = make_collator().batches(stream(rows))
+def test_a_bad_row_is_set_aside_alone():
+    batch = make_collator().build(stream([make_row(0, image=b"x"), make_row(1), make_row(2)]))
     assert batch.num_photos == 2 and len(batch.consumed) == 3, "a row that is set aside is consumed: it is not tried again this epoch"
     assert [(each.key, each.reason) for each in batch.set_aside] == [("test/train/0", "photo_unreadable")]
+
+
+def test_a_micro_batch_without_a_usable_row_weighs_nothing():
+    batch = make_collator().build(stream([make_row(0, image=b"x")]))
+    assert len(batch.set_aside) == len(batch.consumed) == 1
+    assert batch.num_answer_tokens == batch.num_masks == 0 and batch.tensors["pixel_values"].isfinite().all()
 
 
 def test_a_conversation_that_is_too_long_is_set_aside_alone():
     long = Conversation(question="why " * 400, answer="No.", targets=[], task="vqa")
     rows = [make_row(0), make_row(1)]
     rows[1]["conversations"] = [long, *rows[1]["conversations"]]
-    (batch,) = make_collator().batches(stream(rows))
+    batch = make_collator().build(stream(rows))
     assert batch.tensors["photo_index"].tolist() == [0, 1]
     assert [(each.key, each.reason) for each in batch.set_aside] == [("test/train/1", "conversation_unusable")]
     assert "tokens" in batch.set_aside[0].detail
@@ -99,6 +107,12 @@ def test_a_conversation_that_is_too_long_is_set_aside_alone():
 
 def test_too_many_bad_rows_stop_the_run():
     rows = stream([make_row(index, image=b"x") if index % 4 == 0 else make_row(index) for index in range(40)])
-    with pytest.raises(TooManyRejectedError, match=r"max_rejected_share is 0.05; the last one, test/train/.*photo_unreadable"):
-        list(make_collator().batches(rows))
-    assert len(list(make_collator(max_rejected_share=0.5).batches(itertools.islice(rows, 40)))) == 15
+    batches = [make_collator().build(rows[start:start + 2]) for start in range(0, 40, 2)]
+    counter = SetAsideCounter(0.05)
+    with pytest.raises(TooManyRejectedError, match=r"6 of .* max_rejected_share is 0.05; the last one, test/train/20: photo_unreadable"):
+        for batch in batches:
+            counter.add(batch)
+    patient = SetAsideCounter(0.5)
+    for batch in batches:
+        patient.add(batch)
+    assert (patient.num_rows, patient.num_set_aside) == (40, 10)

@@ -54,8 +54,8 @@ def test_a_rerun_replaces_everything_that_was_ours(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     second = write_shards([make_row(index) for index in range(5)], str(tmp_path), SMALL)
     assert len(read_rows(tmp_path)) == 5
-    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(
-        [*(shard.name for shard in second.shards), MANIFEST_NAME, shards.REJECTED_NAME, "notes.txt"])
+    (folder,) = {shard.name.partition("/")[0] for shard in second.shards}
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([folder, MANIFEST_NAME, shards.REJECTED_NAME, "notes.txt"])
 
 
 def test_bad_rows_are_set_aside_with_their_reason_and_counted(tmp_path: Path) -> None:
@@ -97,20 +97,6 @@ def test_skipped_photos_do_not_count_as_bad(tmp_path: Path) -> None:
     assert write_shards(rows, str(tmp_path), ShardOptions(max_rejected_share=0)).num_rejected_rows == 9
 
 
-def test_a_hopeless_job_stops_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "MIN_ROWS_TO_JUDGE", 10)
-    taken = []
-
-    def endless() -> Iterator[RejectedRow]:
-        while True:
-            taken.append(None)
-            yield RejectedRow("1", "test", "photo_missing", "gone")
-
-    with pytest.raises(TooManyRejectedError):
-        write_shards(endless(), str(tmp_path), ShardOptions())
-    assert len(taken) == 10
-
-
 def test_no_rows_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="no row"):
         write_shards([], str(tmp_path), ShardOptions())
@@ -128,8 +114,8 @@ def test_a_source_that_fails_midway_changes_nothing(tmp_path: Path) -> None:
     assert read_manifest(str(tmp_path)) == before
 
 
-def test_an_interrupted_write_leaves_a_folder_that_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_shards([make_row(0)], str(tmp_path), SMALL)
+def test_an_interrupted_write_leaves_the_earlier_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = write_shards([make_row(0)], str(tmp_path), SMALL)
 
     def fail(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
@@ -137,8 +123,11 @@ def test_an_interrupted_write_leaves_a_folder_that_is_refused(tmp_path: Path, mo
     monkeypatch.setattr(shards.pq, "ParquetWriter", fail)
     with pytest.raises(KeyboardInterrupt):
         write_shards([make_row(1)], str(tmp_path), SMALL)
-    with pytest.raises(ShardError, match="did not finish"):
-        read_manifest(str(tmp_path))
+    assert read_manifest(str(tmp_path)) == before == verify_checksums(str(tmp_path))
+
+
+def first_shard(folder: Path) -> Path:
+    return next(folder.glob("shards-*/shard-00000.parquet"))
 
 
 def raise_format_version(file: Path) -> None:
@@ -149,8 +138,8 @@ def raise_format_version(file: Path) -> None:
     (lambda folder: (folder / MANIFEST_NAME).unlink(), "has no manifest.json"),
     (lambda folder: (folder / MANIFEST_NAME).write_text("{}"), "not a manifest"),
     (lambda folder: raise_format_version(folder / MANIFEST_NAME), "format version 9"),
-    (lambda folder: (folder / "shard-00000.parquet").unlink(), "is missing"),
-    (lambda folder: (folder / "shard-00000.parquet").write_bytes(b"short"), "has 5 bytes"),
+    (lambda folder: first_shard(folder).unlink(), "is missing"),
+    (lambda folder: first_shard(folder).write_bytes(b"short"), "has 5 bytes"),
 ])
 def test_damaged_folders_are_refused(tmp_path: Path, damage, message: str) -> None:
     write_shards([make_row(0)], str(tmp_path), SMALL)
@@ -161,7 +150,7 @@ def test_damaged_folders_are_refused(tmp_path: Path, damage, message: str) -> No
 
 def test_a_changed_byte_is_found_by_its_checksum(tmp_path: Path) -> None:
     write_shards([make_row(0)], str(tmp_path), SMALL)
-    file = tmp_path / "shard-00000.parquet"
+    file = first_shard(tmp_path)
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)

@@ -1,12 +1,14 @@
-"""Which rows a worker reads, and that resuming neither repeats nor loses one."""
+"""Row groups read from storage, windows cut to micro-batches, and the thread that reads ahead."""
 
 import itertools
 import threading
 
 import pytest
 
+from pixellm.data import stream
+from pixellm.data.mixture import RowGroup, Span
 from pixellm.data.shards import ShardOptions, write_shards
-from pixellm.data.stream import DataPosition, Prefetcher, RowGroup, RowStream, count_rows_per_epoch, list_row_groups, plan_epoch, read_unit
+from pixellm.data.stream import Prefetcher, StreamedRow, build_window, list_row_groups, read_mixture, read_rows, read_span
 from pixellm.errors import ShardError
 from tests.data.rows import make_row
 
@@ -21,65 +23,61 @@ def folder(tmp_path_factory):
     return uri
 
 
-def keys_of_epoch(groups, epoch, num_workers, consumed=frozenset(), seed=0):
-    """Of each worker, in its order."""
-    plans = [plan_epoch(groups, seed, epoch, rank, num_workers) for rank in range(num_workers)]
-    return [[key for unit in plan for key in read_unit(unit, seed, set(consumed))["key"].to_pylist()] for plan in plans]
+def test_spans_of_a_lane_are_the_rows_that_the_mixture_says(folder):
+    mixture = read_mixture([(folder, None)], seed=3, num_lanes=2)
+    found = []
+    for lane, num_rows in ((0, 12), (1, 11)):
+        places = list(mixture.rows(lane, 0, num_rows))
+        spans = list(dict.fromkeys(span for span, _ in places))
+        tables = {number: (read_span(span, 3), span.epoch) for number, span in enumerate(spans)}
+        found += read_rows(tables, [(spans.index(span), place) for span, place in places])
+    assert sorted(row.key for row in found) == sorted(f"test/train/{index}" for index in range(NUM_ROWS))
+    assert all(row.epoch == 0 and row.key.endswith(f"/{row.row['image_id']}") and row.row["regions"] for row in found)
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 3])
-@pytest.mark.parametrize("are_many", [False, True])
-def test_an_epoch_holds_every_row_once(folder, num_workers, are_many, monkeypatch):
-    monkeypatch.setattr("pixellm.data.stream.WHOLE_GROUPS_PER_WORKER", 1 if are_many else 1000)
-    groups = list_row_groups([(folder, 1.0)])
-    assert len(groups) >= 3
-    found = keys_of_epoch(groups, 0, num_workers)
-    assert sorted(itertools.chain(*found)) == sorted(f"test/train/{index}" for index in range(NUM_ROWS))
-    assert all(found)
+def test_a_later_visit_has_keys_of_its_own(folder):
+    group = list_row_groups(folder)[0]
+    assert all(key.endswith("#2") for key in read_span(Span(group, 0, 2, 0, group.num_rows), 0)["key"].to_pylist())
 
 
-def test_order_follows_from_seed_and_epoch_alone(folder):
-    groups = list_row_groups([(folder, 1.0)])
-    first = keys_of_epoch(groups, 0, 2)
-    assert keys_of_epoch(groups, 0, 2) == first
-    assert keys_of_epoch(groups, 1, 2) != first and keys_of_epoch(groups, 0, 2, seed=1) != first
+def test_an_object_that_cannot_be_read_is_tried_again_and_then_named(folder, monkeypatch):
+    pauses, group = [], list_row_groups(folder)[0]
+    span = Span(group, 0, 0, 0, group.num_rows)
+    opened, whole = stream.open_filesystem, read_span(span, 0)
+
+    def fails_twice(uri):
+        if len(pauses) < 2:
+            raise OSError("the store is away")
+        return opened(uri)
+
+    monkeypatch.setattr(stream.time, "sleep", pauses.append)
+    monkeypatch.setattr(stream, "open_filesystem", fails_twice)
+    assert read_span(span, 0).equals(whole) and pauses == [1.0, 2.0]
+    monkeypatch.setattr(stream, "open_filesystem", opened)
+    lost = Span(RowGroup(f"{folder}/shard-09999.parquet", 0, 4, 100), 0, 0, 0, 4)
+    with pytest.raises(ShardError, match=r"cannot read row group 0 of .*shard-09999.parquet in 5 attempts"):
+        read_span(lost, 0)
 
 
-def test_another_number_of_workers_takes_exactly_the_rest(folder):
-    groups = list_row_groups([(folder, 1.0)])
-    done = [key for keys in keys_of_epoch(groups, 0, 2) for key in keys[:4]]
-    rest = list(itertools.chain(*keys_of_epoch(groups, 0, 3, consumed=done)))
-    assert len(rest) == len(set(rest)) == NUM_ROWS - len(done) and not set(rest) & set(done)
+class ByLength:
+    def length(self, row):
+        return row.row["length"]
+
+    def build(self, rows):
+        return [row.row["length"] for row in rows]
 
 
-def test_weights_repeat_and_thin_out(folder):
-    groups = list_row_groups([(folder, 2.0)])
-    twice = keys_of_epoch(groups, 0, 1)[0]
-    assert len(set(twice)) == len(twice) == count_rows_per_epoch(groups) == 2 * NUM_ROWS
-    assert sorted(key.removesuffix("#1") for key in twice if key.endswith("#1")) == sorted(key for key in twice if "#" not in key)
-    thin = list_row_groups([(folder, 0.5)])
-    half = list(itertools.chain(*keys_of_epoch(thin, 0, 2)))
-    assert len(set(half)) == len(half) == count_rows_per_epoch(thin) and abs(len(half) - NUM_ROWS / 2) <= len(thin) / 2
-    assert sorted(half) == sorted(keys_of_epoch(thin, 0, 1)[0]), "the share must not depend on the number of workers"
-
-
-def test_position_forgets_finished_epochs_and_survives_json():
-    position = DataPosition()
-    position.add([(0, "a"), (1, "a")], rows_per_epoch=2)
-    assert position.first_epoch == 0
-    position.add([(0, "b"), (2, "b")], rows_per_epoch=2)
-    assert position == DataPosition(1, {1: {"a"}, 2: {"b"}})
-    assert DataPosition.from_json(position.to_json()) == position
-
-
-def test_fewer_rows_than_workers_is_an_error():
-    with pytest.raises(ShardError, match="found 1 rows for 2 workers"):
-        RowStream([RowGroup("x", 0, 1, 10)], seed=0, rank=0, num_workers=2)
+def test_rows_of_like_length_are_put_together():
+    rows = [StreamedRow({"length": length}, 0, str(length)) for length in (5, 1, 9, 2, 8, 4)]
+    built = build_window(ByLength(), rows, rows_per_batch=2, entropy=[1], skip=0)
+    assert sorted(built) == [[1, 2], [4, 5], [8, 9]]
+    assert build_window(ByLength(), rows, 2, [1], skip=1) == built[1:]
+    assert any(build_window(ByLength(), rows, 2, [seed], 0) != built for seed in range(5)), "the micro-batches do not come by length"
 
 
 def test_a_folder_without_manifest_is_refused(tmp_path):
     with pytest.raises(ShardError, match="no manifest"):
-        list_row_groups([(str(tmp_path), 1.0)])
+        list_row_groups(str(tmp_path))
 
 
 def test_prefetcher_keeps_the_order_and_raises_in_place():

@@ -16,6 +16,8 @@ def coco_arguments(folder: Path, *more: str) -> list[str]:
     return ["source=coco", *(f"{key}={value}" for key, value in keys.items()), f"output={folder / 'out'}", *more]
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
 def test_it_writes_shards_and_a_summary_twice_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = coco_arguments(tmp_path, "seed=5", "questions_per_photo=2")
     prepare_data.main(arguments)
@@ -26,6 +28,8 @@ def test_it_writes_shards_and_a_summary_twice_the_same(tmp_path: Path, capsys: p
     assert "rejected by reason    none" in capsys.readouterr().out
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
 def test_the_share_of_bad_photos_decides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = coco_arguments(tmp_path)
     (tmp_path / "images/2.jpg").write_bytes(b"broken")
@@ -36,10 +40,27 @@ def test_the_share_of_bad_photos_decides(tmp_path: Path, capsys: pytest.CaptureF
     assert '"image_id": "2"' in (tmp_path / "out/rejected.jsonl").read_text()
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
 def test_shapes_need_no_files(tmp_path: Path) -> None:
     prepare_data.main(["source=shapes", "num_scenes=6", "seed=1", f"output={tmp_path}"])
     manifest = read_manifest(str(tmp_path))
     assert (manifest.num_rows, manifest.seed) == (6, 1)
+
+
+def test_a_dry_run_says_what_is_missing_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*coco_arguments(tmp_path), "dry_run=true"]
+    with pytest.raises(SystemExit) as ended:
+        prepare_data.main(arguments)
+    assert ended.value.code == 0 and "4 photos with annotations" in capsys.readouterr().out
+    (tmp_path / "images/2.jpg").unlink()
+    with pytest.raises(SystemExit) as ended:
+        prepare_data.main(arguments)
+    said = capsys.readouterr().out
+    assert ended.value.code == 1 and "set aside, photo_missing: 1, such as image 2: no 2.jpg below" in said
+    assert "it would stop: 1 of 4 rows" in said and not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit, match=r"none_val.json: it does not exist"):
+        prepare_data.main([*arguments, f"annotations={tmp_path}/none_val.json"])
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

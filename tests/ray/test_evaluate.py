@@ -18,6 +18,7 @@ from pixellm.evaluation.metrics import score_question, summarize
 from pixellm.inference import batch as batch_module
 from pixellm.masks import union_rles
 from pixellm.testing import FakeSegmenter, pixels_key
+from tests.data.sources.build import build_all
 
 pytestmark = pytest.mark.ray
 NUM_SCENES = 20
@@ -25,7 +26,7 @@ NUM_SCENES = 20
 
 @pytest.fixture(scope="module")
 def rows():
-    return list(ShapesSource(num_scenes=NUM_SCENES, seed=3, split="val", questions_per_scene=3).read_rows())
+    return build_all(ShapesSource(num_scenes=NUM_SCENES, seed=3, split="val", questions_per_scene=3))[0]
 
 
 @pytest.fixture(scope="module")

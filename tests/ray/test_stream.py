@@ -1,30 +1,74 @@
-"""Rows through Ray Data: the planned order, portion after portion."""
+"""The stream on a real Ray: what the mixture says, in its order, from any position, and within its memory."""
+
+import time
 
 import pytest
 
 from pixellm.data.shards import ShardOptions, write_shards
-from pixellm.data.stream import DataPosition, RowStream, list_row_groups, plan_epoch, read_unit
+from pixellm.data.stream import BATCHES_PER_WINDOW, BatchStream, build_window, read_mixture, read_rows, read_span
 from tests.data.rows import make_row
 
 pytestmark = pytest.mark.ray
-NUM_ROWS = 23
+SEED, NUM_ROWS, ROWS_PER_BATCH = 5, 30, 2
 
 
-@pytest.mark.parametrize("first_bytes", [1, 1 << 20], ids=["many portions", "one portion"])
-def test_rows_come_once_and_as_planned(local_ray, tmp_path, monkeypatch, first_bytes):
-    monkeypatch.setattr("pixellm.data.stream.FIRST_BYTES", first_bytes)
-    write_shards([make_row(index) for index in range(NUM_ROWS)], str(tmp_path), ShardOptions(shard_size_mb=0.009, row_group_mb=0.004))
-    groups = list_row_groups([(str(tmp_path), 1.0)])
-    units = [unit for epoch in range(2) for unit in plan_epoch(groups, 5, epoch, rank=1, num_workers=2)]
-    planned = [(unit.epoch, key) for unit in units for key in read_unit(unit, 5, set())["key"].to_pylist()]
-    assert len(units) >= 6
+class KeepKeys:
+    """A builder that keeps the keys, and as much beside them as a picture takes."""
 
-    rows = iter(RowStream(groups, seed=5, rank=1, num_workers=2))
-    found = [(each.epoch, each.key, each.row["image_id"]) for each, _ in zip(rows, planned, strict=False)]
-    assert found == [(epoch, key, key.rpartition("/")[2]) for epoch, key in planned]
-    rows.close()
+    def __init__(self, num_bytes=0):
+        self.num_bytes = num_bytes
 
-    position = DataPosition(0, {0: {key for epoch, key in planned if epoch == 0}})
-    rest = iter(RowStream(groups, seed=5, rank=1, num_workers=2, position=position))
-    assert next(rest).epoch == 1, "what is consumed does not come again"
-    rest.close()
+    def length(self, row):
+        return len(row.row["image"]) % 7
+
+    def build(self, rows):
+        return [(row.epoch, row.key) for row in rows], bytes(self.num_bytes)
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory):
+    uris = [str(tmp_path_factory.mktemp(name)) for name in ("one", "two")]
+    write_shards([make_row(index) for index in range(NUM_ROWS)], uris[0], ShardOptions(shard_size_mb=0.009, row_group_mb=0.004))
+    write_shards([make_row(index, source="other") for index in range(8)], uris[1], ShardOptions())
+    return read_mixture([(uris[0], 2.0), (uris[1], 1.0)], SEED, num_lanes=4)
+
+
+def expected(mixture, lanes, num_windows):
+    """Micro-batches one by one, without Ray."""
+    found = []
+    for number in range(num_windows):
+        built = []
+        for lane in lanes:
+            size = BATCHES_PER_WINDOW * ROWS_PER_BATCH
+            places = list(mixture.rows(lane, number * size, (number + 1) * size))
+            spans = list(dict.fromkeys(span for span, _ in places))
+            rows = read_rows({i: (read_span(span, SEED), span.epoch) for i, span in enumerate(spans)},
+                             [(spans.index(span), place) for span, place in places])
+            built.append([keys for keys, _ in build_window(KeepKeys(), rows, ROWS_PER_BATCH, [SEED, lane, number], 0)])
+        found += [keys for step in zip(*built, strict=True) for keys in step]
+    return found
+
+
+def test_micro_batches_are_those_of_the_mixture_from_any_position(local_ray, mixture):
+    lanes, start = [2, 3], mixture.start(ROWS_PER_BATCH)
+    wanted = expected(mixture, lanes, 6)
+    stream = iter(BatchStream(mixture, lanes, start, KeepKeys()))
+    assert [next(stream)[0] for _ in wanted] == wanted
+    stream.close()
+    later = iter(BatchStream(mixture, lanes, type(start)(start.num_lanes, ROWS_PER_BATCH, start.mixture, 7), KeepKeys()))
+    assert [next(later)[0] for _ in range(10)] == wanted[14:24]
+    later.close()
+
+
+def test_memory_stays_bounded_however_slow_the_consumer_is(local_ray, mixture):
+    """A window of both lanes takes 1.6 MB; 16 MB hold two portions of at most 5 windows. Without a bound each would double the last."""
+    stream = BatchStream(mixture, [0, 1], mixture.start(ROWS_PER_BATCH), KeepKeys(200_000), memory_mb=16)
+    windows, make = [], stream._make
+    stream._make = lambda first, count: windows.append(count) or make(first, count)
+    batches = iter(stream)
+    for _ in range(2 * BATCHES_PER_WINDOW * 20):
+        next(batches)
+    time.sleep(1)
+    assert len(windows) >= 4 and windows[:2] == [1, 2], "a slow consumer is one portion behind, not more"
+    assert max(windows) * 2 * BATCHES_PER_WINDOW * 200_000 <= 16e6 / 2 < 2 * max(windows) * 2 * BATCHES_PER_WINDOW * 200_000
+    batches.close()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pixellm.data.stream import DataPosition
+from pixellm.data.mixture import DataPosition
 from pixellm.errors import StorageError
 from pixellm.train.checkpoint import (
     MANIFEST,
@@ -33,7 +33,7 @@ def make_checkpoint(step: int = 7) -> TrainingCheckpoint:
                "exp_avg_sq": {name: torch.rand_like(value) for name, value in values.items()}}
     return TrainingCheckpoint(
         RunProgress(step=step, num_updates=step, epoch=2, num_workers=2, git_revision="abc"), TrainedState(values, moments, step),
-        DataPosition(1, {1: {"a/b/1", "a/b/2#1"}, 2: {"a/b/1"}}), [get_random_state(), get_random_state()], make_config())
+        DataPosition(4, 6, "0123456789abcdef", 12), [get_random_state(), get_random_state()], make_config())
 
 
 def write(uri, checkpoint, folder):

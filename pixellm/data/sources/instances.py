@@ -1,225 +1,189 @@
-"""What COCO and LVIS have in common: an instances file, a folder of photos, and one row per photo. Bad input is yielded as RejectedRow."""
+"""What COCO and LVIS have in common: an instances file, a folder of photos, and referring questions about the marked instances."""
 
-import hashlib
-import json
 import random
 import re
 from abc import abstractmethod
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
+import msgspec
 
-from pixellm.data.schema import PhotoInfo, Region, RejectedRow, Row, build_region, read_photo_info
+from pixellm.data.schema import Region, RejectedRow, Row
+from pixellm.data.sources.frame import PhotoFrame
+from pixellm.data.sources.json_files import read_json
 from pixellm.data.sources.photos import PhotoFolder
+from pixellm.data.sources.plan import PhotoRecord, PlanDraft, Source, SourcePlan
 from pixellm.data.sources.referring import Category, ReferringOptions, build_referring
-from pixellm.errors import ConfigError, RowError, StorageError
-from pixellm.masks import RLE, mask_to_rle, rle_to_mask, segmentation_to_rle
-from pixellm.storage import read_bytes
+from pixellm.errors import ConfigError, PixelLMError, RowError
 
-NUM_READ_AHEAD = 16  # photos in flight: hides the latency of an object store
 MAX_ABSENT_PER_PHOTO = 32
 
 
-class InstancesSource(ReferringOptions):
+class InstancesSource(Source, ReferringOptions):
     """`input` is the folder of photos, `annotations` the instances file; both are URIs. `split` defaults to that in the file's name."""
+
+    dataset: ClassVar[str]
+    is_federated: ClassVar[bool]
 
     input: str
     annotations: str
     split: str | None = None
-    seed: int = 0
-
-    @property
-    @abstractmethod
-    def source_name(self) -> str:
-        """The `source` column of the rows."""
 
     @abstractmethod
     def build_categories(self, entries: list[dict[str, Any]]) -> dict[int, Category]:
         """Categories by their id, from the `categories` of the file."""
 
-    @abstractmethod
-    def may_be_absent(self, image: Mapping[str, Any]) -> set[int]:
-        """Category ids that are absent from the photo unless an annotation names them."""
-
-    @abstractmethod
-    def not_exhaustive(self, image: Mapping[str, Any]) -> set[int]:
-        """Category ids of which the photo has more than is marked: nobody may ask for "every …" of them."""
-
-    def num_rows(self) -> int:
-        """Photos in the annotation file."""
-        return len(self._file.images)
-
-    def version(self) -> str:
-        """Checksum of the annotation file."""
-        return f"sha256:{self._file.sha256}"
-
-    def read_rows(self) -> Iterator[Row | RejectedRow]:
-        """One Row or one RejectedRow per photo, in the file's order; before it a RejectedRow per annotation that was set aside.
-
-        Raises ConfigError for a file that is no instances file, StorageError when the file or the folder cannot be read at all.
-        """
-        categories = self.build_categories(self._file.categories)
-        folder = PhotoFolder(self.input)
-        images = [image for image in self._file.images if _is_image(image)]
-        for image in self._file.images:
-            if not _is_image(image):
-                yield RejectedRow(_id_of(image), self.source_name, "image_invalid", f"no id, height and width in {str(image)[:120]}")
-        known = {image["id"] for image in images}
-        by_image: dict[int | str, list[dict]] = defaultdict(list)
-        for annotation in self._file.annotations:
+    def plan(self) -> SourcePlan:
+        """One record per photo: its entry and its annotations, as the text that stands in the file."""
+        split = self.split or self._split_of_name()
+        try:
+            photos = PhotoFolder(self.input)
+        except PixelLMError as error:
             try:
-                by_image[_image_id_of(annotation, known)].append(annotation)
-            except RowError as error:
-                yield self._set_aside(annotation.get("image_id") if isinstance(annotation, dict) else None, annotation, error)
-        for image, photo in _read_ahead(folder, images):
-            try:
-                yield from self._read_photo(image, photo.result(), by_image.pop(image["id"], []), categories)
-            except RowError as error:
-                yield RejectedRow(str(image["id"]), self.source_name, error.reason, error.detail)
-            except StorageError as error:
-                yield RejectedRow(str(image["id"]), self.source_name, "photo_unreadable", str(error))
+                read_json(self.annotations, _InstancesFile)
+            except PixelLMError as other:
+                raise ConfigError(f"{error}; {other}") from None
+            raise
+        file, sha256 = read_json(self.annotations, _InstancesFile)
+        categories = self.build_categories(self._checked_categories(file))
+        draft = PlanDraft(self.dataset, split, photos)
+        images = dict(_valid_images(file.images, draft))
+        by_image: dict[int | str, list[msgspec.Raw]] = {image_id: [] for image_id in images}
+        _group(file.annotations, by_image, draft)
+        file.images, file.annotations = [], []  # what is not in a group is not needed any more
+        for image_id, raw in images.items():
+            annotations = b",".join(by_image.pop(image_id))
+            draft.add(str(image_id), msgspec.json.decode(raw), b'{"image":%b,"annotations":[%b]}' % (raw, annotations))
+        licenses = {each.get("id"): " ".join(filter(None, (each.get("name"), each.get("url")))) for each in file.licenses or []}
+        return draft.finish(InstancesBuilder(self, split, categories, licenses), f"sha256:{sha256}")
 
-    @cached_property
-    def _file(self) -> "_InstancesFile":
-        return _load_instances(self.annotations)
-
-    @cached_property
-    def _split(self) -> str:
-        if self.split:
-            return self.split
+    def _split_of_name(self) -> str:
         found = re.search(r"train|val|test", self.annotations.rstrip("/").rpartition("/")[2])
         if not found:
             raise ConfigError(f"the name of annotations={self.annotations} says no split; give split=train or split=val")
         return found.group()
 
-    @cached_property
-    def _licenses(self) -> dict[Any, str]:
-        return {entry.get("id"): " ".join(filter(None, (entry.get("name"), entry.get("url")))) for entry in self._file.licenses}
-
-    def _read_photo(
-        self, image: Mapping[str, Any], data: bytes, annotations: list[dict], categories: Mapping[int, Category]
-    ) -> Iterator[Row | RejectedRow]:
-        photo = read_photo_info(data)
-        turn = _needs_turn(image, photo)
-        regions: list[Region] = []
-        by_category: dict[int, list[int]] = defaultdict(list)
-        annotated: set[int] = set()
-        incomplete = self.not_exhaustive(image)
-        num_set_aside = 0
-        for annotation in annotations:
-            try:
-                category = _category_of(annotation, categories)
-                rle = segmentation_to_rle(annotation.get("segmentation"), (image["height"], image["width"]))
-                ignore = bool(annotation.get("iscrowd", 0))
-                region = build_region(_to_upright(rle, photo.orientation) if turn else rle, category.name, ignore=ignore)
-            except RowError as error:
-                num_set_aside += 1
-                incomplete.add(annotation["category_id"])
-                yield self._set_aside(image["id"], annotation, error)
-                continue
-            annotated.add(annotation["category_id"])
-            if not ignore:
-                by_category[annotation["category_id"]].append(len(regions))
-            regions.append(region)
-        if num_set_aside and not regions:
-            raise RowError("no_usable_annotation", f"all of its {num_set_aside} annotations were set aside")
-        rng = random.Random(repr((self.seed, self.source_name, image["id"])))
-        absent_ids = sorted((self.may_be_absent(image) & categories.keys()) - annotated - incomplete)
-        conversations = build_referring(
-            regions,
-            {categories[each]: by_category[each] for each in sorted(by_category.keys() - incomplete)},
-            [categories[each] for each in rng.sample(absent_ids, min(MAX_ABSENT_PER_PHOTO, len(absent_ids)))],
-            self, rng,
-        )
-        if not conversations:
-            raise RowError("nothing_to_ask", "no category is marked exhaustively, and none is known to be absent")
-        height, width = photo.size_hw
-        yield Row(image_id=str(image["id"]), source=self.source_name, split=self._split, image=data, height=height, width=width,
-                  regions=regions, conversations=conversations, license=self._licenses.get(image.get("license")),
-                  url=image.get("coco_url") or image.get("flickr_url"))
-
-    def _set_aside(self, image_id: Any, annotation: Any, error: RowError) -> RejectedRow:
-        return RejectedRow(str(image_id), self.source_name, error.reason, error.detail, annotation_id=_id_of(annotation))
+    def _checked_categories(self, file: "_InstancesFile") -> list[dict[str, Any]]:
+        if not all(isinstance(entry.get("id"), int) and entry.get("name") for entry in file.categories):
+            raise ConfigError(f"annotations={self.annotations}: each of its categories needs an integer id and a name")
+        return file.categories
 
 
 @dataclass(frozen=True)
-class _InstancesFile:
-    images: list[Any]
-    annotations: list[Any]
+class InstancesBuilder:
+    """One region per annotation; crowd regions are `ignore`. Questions are about categories of which every instance is marked."""
+
+    source: InstancesSource
+    split: str
+    categories: Mapping[int, Category]
+    licenses: Mapping[Any, str]
+
+    def build(self, record: PhotoRecord, photo: bytes) -> Iterator[Row | RejectedRow]:
+        """See RowBuilder. Raises RowError `no_usable_annotation`, `nothing_to_ask` and those of PhotoFrame."""
+        content = msgspec.json.decode(record.payload)
+        image, dataset = content["image"], self.source.dataset
+        frame = PhotoFrame(photo, (image["height"], image["width"]))
+        absent, incomplete = self._absent_and_incomplete(image)
+        regions: list[Region] = []
+        by_category: dict[int, list[int]] = defaultdict(list)
+        annotated: set[int] = set()
+        for annotation in content["annotations"]:
+            category_id, is_crowd = annotation["category_id"], bool(annotation.get("iscrowd", 0))
+            try:
+                region = frame.region(annotation.get("segmentation"), self._category(category_id).name, ignore=is_crowd)
+            except RowError as error:
+                incomplete.add(category_id)
+                yield RejectedRow(record.image_id, dataset, error.reason, error.detail, annotation_id=str(annotation.get("id")))
+                continue
+            annotated.add(category_id)
+            if not is_crowd:
+                by_category[category_id].append(len(regions))
+            regions.append(region)
+        if content["annotations"] and not regions:
+            raise RowError("no_usable_annotation", f"all of its {len(content['annotations'])} annotations were set aside")
+        rng = random.Random(repr((self.source.seed, dataset, image["id"])))
+        absent_ids = sorted((absent & self.categories.keys()) - annotated - incomplete)
+        conversations = build_referring(
+            regions,
+            {self.categories[each]: by_category[each] for each in sorted(by_category.keys() - incomplete)},
+            [self.categories[each] for each in rng.sample(absent_ids, min(MAX_ABSENT_PER_PHOTO, len(absent_ids)))],
+            self.source, rng,
+        )
+        if not conversations:
+            raise RowError("nothing_to_ask", "no category is marked exhaustively, and none is known to be absent")
+        height, width = frame.size_hw
+        yield Row(image_id=record.image_id, source=dataset, split=self.split, image=photo, height=height, width=width,
+                  regions=regions, conversations=conversations, license=self.licenses.get(image.get("license")),
+                  url=image.get("coco_url") or image.get("flickr_url"))
+
+    def _absent_and_incomplete(self, image: Mapping[str, Any]) -> tuple[set[int], set[int]]:
+        """Ids that are absent unless an annotation names them, and ids of which the photo has more than is marked."""
+        if not self.source.is_federated:
+            return set(self.categories), set()
+        return set(image.get("neg_category_ids", [])), set(image.get("not_exhaustive_category_ids", []))
+
+    def _category(self, category_id: int) -> Category:
+        if category_id not in self.categories:
+            raise RowError("unknown_category", f"category {category_id} is not among the {len(self.categories)} of the file")
+        return self.categories[category_id]
+
+
+class _InstancesFile(msgspec.Struct):
+    images: list[msgspec.Raw]
+    annotations: list[msgspec.Raw]
     categories: list[dict[str, Any]]
-    licenses: list[dict[str, Any]]
-    sha256: str
+    licenses: list[dict[str, Any]] | None = None
 
 
-def _load_instances(uri: str) -> _InstancesFile:
-    data = read_bytes(uri)
-    try:
-        content = json.loads(data)
-    except ValueError as error:
-        raise ConfigError(f"annotations={uri} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"annotations={uri} holds a {type(content).__name__}, an instances file is an object")
-    missing = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
-    if missing:
-        raise ConfigError(f"annotations={uri} is no instances file: it has no list {', '.join(missing)}")
-    if not all(isinstance(entry, dict) and isinstance(entry.get("id"), int) and entry.get("name") for entry in content["categories"]):
-        raise ConfigError(f"annotations={uri}: each of its categories needs an integer id and a name")
-    return _InstancesFile(content["images"], content["annotations"], content["categories"], content.get("licenses") or [],
-                          hashlib.sha256(data).hexdigest())
+class _Image(msgspec.Struct):
+    id: int | str
+    height: int
+    width: int
 
 
-def _read_ahead(folder: PhotoFolder, images: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], "Future[bytes]"]]:
-    with ThreadPoolExecutor(NUM_READ_AHEAD) as pool:
-        upcoming = iter(images)
-        pending = deque((image, pool.submit(folder.read, image)) for image in islice(upcoming, NUM_READ_AHEAD))
-        while pending:
-            yield pending.popleft()
-            pending.extend((image, pool.submit(folder.read, image)) for image in islice(upcoming, 1))
+class _Annotation(msgspec.Struct):
+    """What is looked at of an annotation when the plan is made."""
+
+    image_id: int | str
+    category_id: int
 
 
-def _is_image(image: Any) -> bool:
-    return (isinstance(image, dict) and isinstance(image.get("id"), int | str)
-            and all(isinstance(image.get(side), int) and image[side] > 0 for side in ("height", "width")))
+def _valid_images(images: list[msgspec.Raw], draft: PlanDraft) -> Iterator[tuple[int | str, msgspec.Raw]]:
+    seen = set()
+    for raw in images:
+        try:
+            image = msgspec.json.decode(raw, type=_Image)
+            if image.height <= 0 or image.width <= 0:
+                raise RowError("image_invalid", f"image {image.id} is {image.height} x {image.width}")
+            if image.id in seen:
+                raise RowError("duplicate_id", f"image {image.id} came before")
+            seen.add(image.id)
+            yield image.id, raw
+        except msgspec.ValidationError:
+            draft.reject(_id_of(raw), RowError("image_invalid", f"no id, height and width in {_start_of(raw)}"))
+        except RowError as error:
+            draft.reject(image.id, error)
 
 
-def _id_of(entry: Any) -> str:
-    return str(entry.get("id")) if isinstance(entry, dict) else "None"
+def _group(annotations: list[msgspec.Raw], by_image: dict[int | str, list[msgspec.Raw]], draft: PlanDraft) -> None:
+    """Puts each annotation to its image, or sets it aside."""
+    for raw in annotations:
+        try:
+            image_id = msgspec.json.decode(raw, type=_Annotation).image_id
+            by_image[image_id].append(raw)
+        except msgspec.ValidationError:
+            error = RowError("annotation_invalid", f"no image_id and category_id in {_start_of(raw)}")
+            draft.reject(_id_of(raw, "image_id"), error, annotation_id=_id_of(raw))
+        except KeyError:
+            draft.reject(image_id, RowError("unknown_image", f"image {image_id} is not in the file"), annotation_id=_id_of(raw))
 
 
-def _image_id_of(annotation: Any, known: set[int | str]) -> int | str:
-    fields = annotation if isinstance(annotation, dict) else {}
-    if not isinstance(fields.get("image_id"), int | str) or not isinstance(fields.get("category_id"), int):
-        raise RowError("annotation_invalid", f"no image_id and category_id in {str(annotation)[:120]}")
-    if annotation["image_id"] not in known:
-        raise RowError("unknown_image", f"image {annotation['image_id']} is not in the file")
-    return annotation["image_id"]
+def _id_of(raw: msgspec.Raw, key: str = "id") -> str:
+    entry = msgspec.json.decode(raw)
+    return str(entry.get(key)) if isinstance(entry, dict) else "None"
 
 
-def _category_of(annotation: Mapping[str, Any], categories: Mapping[int, Category]) -> Category:
-    category = categories.get(annotation["category_id"])
-    if category is None:
-        raise RowError("unknown_category", f"category {annotation['category_id']} is not among the {len(categories)} of the file")
-    return category
-
-
-def _needs_turn(image: Mapping[str, Any], photo: PhotoInfo) -> bool:
-    """Whether the annotations are on the stored pixels of a photo that is shown turned. Raises RowError `size_mismatch`."""
-    annotated_hw = (image["height"], image["width"])
-    if annotated_hw == photo.size_hw:
-        return False
-    if annotated_hw == photo.stored_hw:
-        return True
-    raise RowError("size_mismatch", f"the photo is {photo.size_hw} (h, w), its annotations are for {annotated_hw}")
-
-
-def _to_upright(rle: RLE, orientation: int) -> RLE:
-    """A mask on the stored pixels to one on the upright photo, for the EXIF orientations 5 to 8 that swap the sides."""
-    mask = rle_to_mask(rle)
-    upright = {5: mask.T, 6: np.rot90(mask, -1), 7: mask.T[::-1, ::-1], 8: np.rot90(mask)}[orientation]
-    return mask_to_rle(upright)
+def _start_of(raw: msgspec.Raw) -> str:
+    return bytes(raw)[:120].decode(errors="replace")

@@ -2,8 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 from pixellm.data.sources.instances import InstancesSource
 from pixellm.data.sources.referring import Category
@@ -12,14 +11,14 @@ PERSON = "person"  # LVIS gives it the synonyms baby, child, boy, girl, man, wom
 
 
 class LvisSource(InstancesSource):
-    """LVIS is federated: a photo says which categories were verified to be absent, and which are not marked exhaustively."""
+    """LVIS v0.5 and v1: about 1,200 categories with synonyms, on COCO photos.
 
-    name: Literal["lvis"] = "lvis"
+    It is federated: a photo says for which categories annotators looked and found none (`neg_category_ids`), and of which they stopped
+    marking before the end (`not_exhaustive_category_ids`).
+    """
 
-    @property
-    def source_name(self) -> str:
-        """The `source` column of the rows."""
-        return "lvis"
+    dataset: ClassVar[str] = "lvis"
+    is_federated: ClassVar[bool] = True
 
     def build_categories(self, entries: list[dict[str, Any]]) -> dict[int, Category]:
         """`bow_(weapon)` is called "bow (weapon)"; people say one of its synonyms that no other category has, without the brackets."""
@@ -31,14 +30,6 @@ class LvisSource(InstancesSource):
             own = tuple(phrase for phrase in spoken[entry["id"]] if uses[phrase] == 1)
             categories[entry["id"]] = Category(name, own or (name,), entry.get("def") or None)
         return categories
-
-    def may_be_absent(self, image: Mapping[str, Any]) -> set[int]:
-        """Those that annotators looked for and did not find."""
-        return set(image.get("neg_category_ids", []))
-
-    def not_exhaustive(self, image: Mapping[str, Any]) -> set[int]:
-        """Those that annotators stopped marking before the end."""
-        return set(image.get("not_exhaustive_category_ids", []))
 
 
 def _phrases_of(entry: dict[str, Any]) -> list[str]:

@@ -24,6 +24,8 @@ RECORD_SCHEMA = pa.schema([
     pa.field("num_bytes", pa.int64(), nullable=False),
 ])
 
+FLUSH_BYTES = 32 << 20  # of payloads as Python objects, before they become a table
+
 
 @dataclass(frozen=True)
 class PhotoRecord:
@@ -85,9 +87,14 @@ class PlanDraft:
     rejected: list[RejectedRow] = field(default_factory=list)
     _columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in RECORD_SCHEMA.names})
     _seen: set[str] = field(default_factory=set)
+    _tables: list[pa.Table] = field(default_factory=list)
+    _num_waiting_bytes: int = 0
 
-    def add(self, image_id: str, names: Mapping[str, Any], payload: bytes | Mapping[str, Any]) -> None:
-        """`names` are the `file_name` and `coco_url` that the photo is looked up by; a mapping as `payload` is written as JSON."""
+    def add(self, image_id: str, names: Mapping[str, Any], payload: bytes | Mapping[str, Any], num_bytes: int = 0) -> None:
+        """`names` are the `file_name` and `coco_url` that the photo is looked up by; a mapping as `payload` is written as JSON.
+
+        `num_bytes` is about what the row needs beyond the payload and the photo's file.
+        """
         data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         try:
             if image_id in self._seen:
@@ -97,9 +104,12 @@ class PlanDraft:
             self.reject(image_id, error)
             return
         self._seen.add(image_id)
-        num_bytes = len(data) + (self.photos.size_bytes(uri) if self.photos and uri else 0)
+        num_bytes += len(data) + (self.photos.size_bytes(uri) if self.photos and uri else 0)
         for name, value in zip(RECORD_SCHEMA.names, (image_id, uri, data, num_bytes), strict=True):
             self._columns[name].append(value)
+        self._num_waiting_bytes += len(data)
+        if self._num_waiting_bytes >= FLUSH_BYTES:
+            self._flush()
 
     def reject(self, image_id: object, error: RowError, annotation_id: str | None = None) -> None:
         """Set aside a photo, or one annotation."""
@@ -107,4 +117,9 @@ class PlanDraft:
 
     def finish(self, builder: RowBuilder, version: str) -> SourcePlan:
         """The plan."""
-        return SourcePlan(self.source, self.split, pa.table(self._columns, schema=RECORD_SCHEMA), builder, self.rejected, version)
+        self._flush()
+        return SourcePlan(self.source, self.split, pa.concat_tables(self._tables), builder, self.rejected, version)
+
+    def _flush(self) -> None:
+        self._tables.append(pa.table(self._columns, schema=RECORD_SCHEMA))
+        self._columns, self._num_waiting_bytes = {name: [] for name in RECORD_SCHEMA.names}, 0

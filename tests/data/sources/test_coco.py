@@ -12,6 +12,7 @@ from pixellm.data.schema import RejectedRow, Row, region_rle, validate_row
 from pixellm.data.sources.coco import CocoSource
 from pixellm.errors import ConfigError, StorageError
 from pixellm.masks import mask_to_rle, polygons_to_rle, rle_counts, rle_to_mask
+from tests.data.sources.build import build_all
 from tests.data.sources.instances_files import CATEGORIES, SQUARE, annotation, image, write_dataset
 
 
@@ -19,11 +20,7 @@ def read(
     folder: Path, images: list[Any], annotations: list[Any], source: dict | None = None, **photo: Any
 ) -> tuple[list[Row], list[RejectedRow]]:
     keys = write_dataset(folder, images, annotations, **photo)
-    found = list(CocoSource(**keys, **(source or {})).read_rows())
-    rows = [each for each in found if not isinstance(each, RejectedRow)]
-    for row in rows:
-        validate_row(row)
-    return rows, [each for each in found if isinstance(each, RejectedRow)]
+    return build_all(CocoSource(**keys, **(source or {})))
 
 
 def test_polygons_and_both_rle_kinds_give_the_same_region(tmp_path: Path) -> None:
@@ -102,11 +99,9 @@ def test_a_bad_photo_is_set_aside_and_the_others_go_on(tmp_path: Path, break_pho
     images = [image(number) for number in range(1, 40)]
     keys = write_dataset(tmp_path, images, [annotation(number, number) for number in range(1, 40)])
     break_photo(tmp_path / "images/20.jpg")
-    found = list(CocoSource(**keys).read_rows())
-    image_ids = [each.image_id if isinstance(each, RejectedRow) else each["image_id"] for each in found]
-    assert image_ids == [str(number) for number in range(1, 40)]
-    rejected = found[19]
-    assert isinstance(rejected, RejectedRow) and (rejected.reason, rejected.annotation_id) == (reason, None)
+    rows, (rejected,) = build_all(CocoSource(**keys))
+    assert [row["image_id"] for row in rows] == [str(number) for number in range(1, 40) if number != 20]
+    assert (rejected.image_id, rejected.reason, rejected.annotation_id) == ("20", reason, None)
 
 
 def test_a_photo_of_another_size_is_set_aside(tmp_path: Path) -> None:
@@ -144,44 +139,43 @@ def test_the_split_comes_from_the_file_name_or_the_key(tmp_path: Path) -> None:
     keys = write_dataset(tmp_path, [image()], [])
     (tmp_path / "instances_val2017.json").rename(tmp_path / "all.json")
     with pytest.raises(ConfigError, match="split="):
-        list(CocoSource(**keys | {"annotations": str(tmp_path / "all.json")}).read_rows())
+        CocoSource(**keys | {"annotations": str(tmp_path / "all.json")}).plan()
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    ("{", "not JSON"), ("[]", "holds a list"), ('{"images": []}', "no list annotations, categories"),
+    ("{", "truncated"), ("[]", "Expected `object`, got `array`"), ('{"images": []}', "missing required field `annotations`"),
     (json.dumps({"images": [], "annotations": [], "categories": [{"id": 1}]}), "a name"),
 ])
 def test_a_file_that_is_no_instances_file_is_refused(tmp_path: Path, content: str, message: str) -> None:
     keys = write_dataset(tmp_path, [image()], [])
     (tmp_path / "instances_val2017.json").write_text(content)
     with pytest.raises(ConfigError, match=message):
-        list(CocoSource(**keys).read_rows())
+        CocoSource(**keys).plan()
 
 
 def test_missing_inputs_are_errors_at_once(tmp_path: Path) -> None:
     keys = write_dataset(tmp_path, [image()], [])
     with pytest.raises(StorageError, match="does not exist"):
-        list(CocoSource(**keys | {"annotations": str(tmp_path / "none_val.json")}).read_rows())
+        CocoSource(**keys | {"annotations": str(tmp_path / "none_val.json")}).plan()
     with pytest.raises(StorageError, match="no photos"):
-        list(CocoSource(**keys | {"input": str(tmp_path / "none")}).read_rows())
+        CocoSource(**keys | {"input": str(tmp_path / "none")}).plan()
 
 
 def test_version_and_number_of_rows_come_from_the_file(tmp_path: Path) -> None:
-    source = CocoSource(**write_dataset(tmp_path, [image(1), image(2)], []))
-    changed = CocoSource(**write_dataset(tmp_path / "b", [image(1)], [], CATEGORIES[:1]))
-    assert (source.num_rows(), changed.num_rows()) == (2, 1)
-    assert source.version().startswith("sha256:") and source.version() != changed.version()
+    plan = CocoSource(**write_dataset(tmp_path, [image(1), image(2)], [])).plan()
+    changed = CocoSource(**write_dataset(tmp_path / "b", [image(1)], [], CATEGORIES[:1])).plan()
+    assert (plan.records.num_rows, changed.records.num_rows) == (2, 1)
+    assert plan.version.startswith("sha256:") and plan.version != changed.version
 
 
 def test_real_coco_photos(shared_dir: Path) -> None:
     folder = shared_dir / "data/coco_permissive"
     source = CocoSource(input=str(folder / "images"), annotations=str(folder / "instances_val2017.json"))
-    rows = list(source.read_rows())
-    assert len(rows) == source.num_rows() == 68
-    assert sum(len(row["regions"]) for row in rows if not isinstance(row, RejectedRow)) == 586
+    rows, rejected = build_all(source)
+    assert len(rows) == 68 and not rejected
+    assert sum(len(row["regions"]) for row in rows) == 586
     annotated = {str(each["id"]): each for each in json.loads((folder / "instances_val2017.json").read_text())["images"]}
     for row in rows:
-        assert not isinstance(row, RejectedRow)
         validate_row(row)
         assert row["url"] == annotated[row["image_id"]]["coco_url"]
         assert row["license"] and row["license"].startswith("Attribution")

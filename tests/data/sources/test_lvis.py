@@ -8,6 +8,7 @@ import pytest
 from pixellm.data.schema import RejectedRow, Row, validate_row
 from pixellm.data.sources.lvis import LvisSource
 from tests.data.rows import make_photo
+from tests.data.sources.build import build_all
 from tests.data.sources.instances_files import annotation, image, write_dataset
 
 CATEGORIES = [
@@ -20,7 +21,8 @@ CATEGORIES = [
 
 def read(folder: Path, image_changes: dict[str, Any], annotations: list[Any], **source: Any) -> list[Row | RejectedRow]:
     keys = write_dataset(folder, [image(**image_changes)], annotations, CATEGORIES)
-    return list(LvisSource(**keys, questions_per_photo=12, **source).read_rows())
+    rows, rejected = build_all(LvisSource(**keys, questions_per_photo=12, **source))
+    return [*rejected, *rows]
 
 
 def questions(found: list[Row | RejectedRow]) -> str:
@@ -69,8 +71,8 @@ def test_a_photo_that_nothing_can_be_asked_about_is_recorded(tmp_path: Path) -> 
 def test_photos_are_found_by_the_names_of_every_version(tmp_path: Path, names: dict[str, Any]) -> None:
     keys = write_dataset(tmp_path, [image(**names)], [annotation(1)], CATEGORIES)
     (tmp_path / "images/1.jpg").rename(tmp_path / "images/000000000001.jpg")
-    (row,) = LvisSource(**keys).read_rows()
-    assert not isinstance(row, RejectedRow)
+    rows, rejected = build_all(LvisSource(**keys))
+    assert len(rows) == 1 and not rejected
 
 
 @pytest.mark.parametrize(("names", "outcome"), [
@@ -85,7 +87,8 @@ def test_the_folder_decides_between_photos_of_one_name(tmp_path: Path, names: di
     for number, folder in enumerate(("train2017", "val2017")):
         (tmp_path / "images" / folder).mkdir()
         (tmp_path / "images" / folder / "1.jpg").write_bytes(make_photo(seed=number))
-    (found,) = LvisSource(**keys).read_rows()
+    rows, rejected = build_all(LvisSource(**keys))
+    (found,) = [*rows, *rejected]
     if outcome == "found":
         assert not isinstance(found, RejectedRow) and found["image"] == make_photo(seed=1)
     else:
@@ -94,9 +97,8 @@ def test_the_folder_decides_between_photos_of_one_name(tmp_path: Path, names: di
 
 def test_real_lvis_photos(shared_dir: Path) -> None:
     folder = shared_dir / "data/lvis_permissive"
-    found = list(LvisSource(input=str(folder / "images"), annotations=str(folder / "lvis_v0.5_val.json")).read_rows())
-    rows = [row for row in found if not isinstance(row, RejectedRow)]
-    assert [each.reason for each in found if isinstance(each, RejectedRow)] == ["nothing_to_ask"]
+    rows, rejected = build_all(LvisSource(input=str(folder / "images"), annotations=str(folder / "lvis_v0.5_val.json")))
+    assert [each.reason for each in rejected] == ["nothing_to_ask"]
     assert (len(rows), sum(len(row["regions"]) for row in rows)) == (14, 142)
     for row in rows:
         validate_row(row)

@@ -12,18 +12,19 @@ from pixellm.data.schema import region_rle, validate_row
 from pixellm.data.sources.shapes import COLOR_RGB, ShapesSource, _build_object, _outline, draw_scene
 from pixellm.data.sources.shapes_questions import COLORS, MAX_PER_KIND, SHAPES, all_texts, make_questions
 from pixellm.masks import rle_to_mask
+from tests.data.sources.build import build_all
 
 NUM_SCENES = 150
 
 
 @pytest.fixture(scope="module")
 def rows():
-    return list(ShapesSource(num_scenes=NUM_SCENES, seed=5, questions="reasoning").read_rows())
+    return build_all(ShapesSource(num_scenes=NUM_SCENES, seed=5, questions="reasoning"))[0]
 
 
 @pytest.fixture(scope="module")
 def naming_rows():
-    return list(ShapesSource(num_scenes=NUM_SCENES, seed=5, questions="naming").read_rows())
+    return build_all(ShapesSource(num_scenes=NUM_SCENES, seed=5, questions="naming"))[0]
 
 
 def masks_of(row):
@@ -95,7 +96,7 @@ def test_pixels_off_every_mask_are_muted(rows):
 
 
 def test_scene_is_a_pure_function_of_seed_and_number(rows):
-    later = next(iter(ShapesSource(num_scenes=1, seed=5, first_scene=7).read_rows()))
+    later = build_all(ShapesSource(num_scenes=1, seed=5, first_scene=7))[0][0]
     assert later == rows[7] and later["image_id"] == "shapes-5-000007"
     assert draw_scene(6, 7, 96).image.tobytes() != draw_scene(5, 7, 96).image.tobytes()
     naming = ShapesSource(num_scenes=1, seed=5, first_scene=7, questions="naming").build_row(7)
