@@ -2,6 +2,7 @@
 
 # What `python -m jobs.benchmark suite=NAME` knows, and what each suite measures. A suite is imported only when it runs.
 SUITES = {
+    "data": "photos per second from shards: the bare loop, our stream from S3, and a torch DataLoader; and rows per second of preparing",
     "inference": "answers with masks per second: the released code's way, transformers' generate, and the engine, against a floor",
     "size": "parameters of the presets: all, trained, and the layers that adapters touch",
     "flops": "operations of one answer: PixelLM and a SAM-based model with the same language model, part by part",

@@ -1,0 +1,103 @@
+"""Photos per second of the stream against the limit of the machine and a torch DataLoader; rows per second of preparing.
+
+`bash platform/local/with_store.sh python -m jobs.benchmark suite=data [quick=true] [output=docs/benchmarks]`
+
+All three make the same batches out of the same photos: decode, resize to `image_size`, normalise, pad, stack. Photos are drawn (noise whose
+spectrum falls as natural photos' does, 640 x 480 JPEG), and no cache of decoded pixels is possible. Each run has a process tree of its
+own, held on as many cores as it may use; the store runs beside it on all.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ray
+from pydantic import Field
+
+from jobs.benchmarks.data_contenders import CONTENDERS, Job, measure
+from jobs.benchmarks.data_photos import write_instances, write_photo_shards, write_photos
+from jobs.benchmarks.result import BenchmarkConfig, BenchmarkResult, Case, Table
+from pixellm.data.parts import ShardOptions
+from pixellm.data.prepare import prepare
+from pixellm.data.sources.coco import CocoSource
+from pixellm.storage import delete, join_uri
+
+NUM_SETS = 3
+
+
+class Config(BenchmarkConfig):
+    """How much, and where."""
+
+    store: str = Field("s3://pixellm/benchmark-data", description="URI that takes the shards; removed afterwards")
+    num_photos: int = Field(1500, gt=NUM_SETS, description="distinct photos, in three sets")
+    image_size: int = Field(448, gt=0)
+    photos_per_batch: int = Field(8, gt=0)
+    measured_photos: int = Field(2400, gt=0, description="of each run, after its first 400")
+    cores: tuple[int, ...] = (1, 2)
+    repeats: int = Field(3, gt=0)
+
+
+def run(config: Config) -> BenchmarkResult:
+    """Contenders take turns, so that a change of the machine's speed meets all of them."""
+    if config.quick:
+        config = config.model_copy(update={"num_photos": 600, "measured_photos": 600, "cores": (max(config.cores),), "repeats": 1})
+    folder = Path(tempfile.mkdtemp(prefix="pixellm-data-"))
+    try:
+        mean_bytes = write_photos(folder / "photos", config.num_photos)
+        uris = write_photo_shards(folder / "photos", config.store, NUM_SETS)
+        local = write_photo_shards(folder / "photos", str(folder / "shards"), NUM_SETS)
+        runs: dict[tuple[str, int], list[dict[str, float]]] = {}
+        for _ in range(config.repeats):
+            for cores in config.cores:
+                for name in CONTENDERS:
+                    job = Job(name, cores, local if name == "limit" else uris, str(folder / "photos"), config.image_size,
+                              config.photos_per_batch, config.measured_photos)
+                    runs.setdefault((name, cores), []).append(measure(job))
+        prepared = _prepare(folder)
+    finally:
+        shutil.rmtree(folder)
+        delete(config.store)
+    return _result(config, runs, prepared, mean_bytes)
+
+
+def _prepare(folder: Path) -> dict[str, float]:
+    """Rows per second, and the share of the tasks' time that rasterising and encoding masks takes."""
+    write_instances(folder / "photos", folder / "instances_train.json")
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    source = CocoSource(input=str(folder / "photos"), annotations=str(folder / "instances_train.json"))
+    done = prepare(source, join_uri(folder, "prepared"), ShardOptions())
+    ray.shutdown()
+    counts = done.counts
+    task_s = counts.read_s + counts.build_s + counts.check_s + counts.write_s
+    return {"rows_per_s": counts.num_rows / done.duration_s, "regions_per_s": counts.num_regions / done.duration_s,
+            "rasterise_share": counts.build_s / task_s, "check_share": counts.check_s / task_s}
+
+
+def _result(config: Config, runs: dict[tuple[str, int], list[dict[str, float]]], prepared: dict[str, float],
+            mean_bytes: float) -> BenchmarkResult:
+    cases = [Case(f"{name}, {cores} cores, {what}", unit, tuple(each[key] for each in found))
+             for (name, cores), found in runs.items()
+             for what, key, unit in (("steady", "images_per_s", "images/s"), ("first batch", "first_batch_s", "s"),
+                                     ("peak memory", "peak_rss_mb", "MB"))]
+    median = {case.name: case.median for case in cases}
+    most = max(config.cores)
+
+    def ratio(name: str, other: str, cores: int) -> float:
+        return median[f"{name}, {cores} cores, steady"] / median[f"{other}, {cores} cores, steady"]
+
+    headline: dict[str, Any] = {
+        "stream_vs_limit": ratio("stream", "limit", most), "stream_vs_dataloader": ratio("stream", "dataloader", most),
+        "mixture_vs_limit": ratio("mixture", "limit", most), "first_batch_s": median[f"stream, {most} cores, first batch"],
+        "peak_rss_mb": median[f"stream, {most} cores, peak memory"], "prepare_rows_per_s": prepared["rows_per_s"],
+        "prepare_rasterise_share": prepared["rasterise_share"]}
+    headline |= {f"stream_vs_limit_{cores}_cores": ratio("stream", "limit", cores) for cores in config.cores}
+    rows = [(key, value) for key, value in prepared.items()]
+    table = Table(f"Preparing {config.num_photos:,} photos with 8 polygons each", ("figure", "value"), rows)
+    return BenchmarkResult(headline, cases, [table], (
+        f"Photos are drawn, 640 x 480 JPEG of {mean_bytes / 1000:.0f} kB in the mean; batches of {config.photos_per_batch} at "
+        f"{config.image_size} px, float32.",
+        "limit: one process for each core reads local Parquet and makes batches that nobody receives. dataloader: torch DataLoader, one "
+        "worker for each core, over local JPEG files. stream: BatchStream from S3. mixture: the same over three sets by weight.",
+        "steady: after the first 400 photos; the start of Ray, of workers and of imports is in `first batch` only, from the start of the "
+        "process tree. peak memory: resident memory of the process tree, shared pages counted in each process."))

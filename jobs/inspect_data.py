@@ -1,0 +1,36 @@
+"""Says what a shard folder holds, and writes a page of sample rows: `python -m jobs.inspect_data uri=URI [output=samples.html]`."""
+
+import sys
+
+from pydantic import Field
+
+from pixellm.data.survey import build_page, read_samples, survey
+from pixellm.errors import PixelLMError
+from pixellm.settings import StrictModel, parse_command_line
+from pixellm.storage import write_bytes
+
+
+class InspectConfig(StrictModel):
+    """What to look at."""
+
+    uri: str = Field(description="shard folder")
+    output: str = Field("samples.html", description="the page; a local path or a URI")
+    samples: int = Field(12, ge=0, description="rows on the page")
+    seed: int = Field(0, description="which rows")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    config = parse_command_line(InspectConfig, __doc__ or "", argv)
+    try:
+        found = survey(config.uri)
+        print("\n".join(f"  {line}" for line in found.lines()), flush=True)
+        page = build_page(config.uri, found, read_samples(config.uri, config.samples, config.seed))
+        write_bytes(config.output, page.encode())
+    except PixelLMError as error:
+        sys.exit(f"error: {error}")
+    print(f"  wrote {config.output}")
+
+
+if __name__ == "__main__":
+    main()
