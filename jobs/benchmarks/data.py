@@ -65,8 +65,8 @@ def _prepare(folder: Path) -> dict[str, float]:
     """Rows per second, and the share of the tasks' time that rasterising and encoding masks takes."""
     write_instances(folder / "photos", folder / "instances_train.json")
     ray.init(address="local", include_dashboard=False, log_to_driver=False)
-    source = CocoSource(input=str(folder / "photos"), annotations=str(folder / "instances_train.json"))
-    done = prepare(source, join_uri(folder, "prepared"), ShardOptions())
+    source = CocoSource.model_validate({"input": str(folder / "photos"), "annotations": str(folder / "instances_train.json")})
+    done = prepare(source, join_uri(folder, "prepared"), ShardOptions.model_validate({}))
     ray.shutdown()
     counts = done.counts
     task_s = counts.read_s + counts.build_s + counts.check_s + counts.write_s

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -111,7 +111,7 @@ def _run(job: Job, started: float, sender: Any) -> None:
         ray.shutdown()
 
 
-def _limit(job: Job) -> Iterator[int]:
+def _limit(job: Job) -> Generator[int]:
     """The bare loop, a process for each core; only the sizes of batches come back."""
     context = multiprocessing.get_context("spawn")
     done: Any = context.Queue()
@@ -138,7 +138,7 @@ def _loop(job: Job, rank: int, done: Any) -> None:
                 done.put(len(builder.batch(photos[start:start + job.photos_per_batch])))
 
 
-def _stream(job: Job, weights: tuple[float | None, ...] = (None, None, None)) -> Iterator[int]:
+def _stream(job: Job, weights: tuple[float | None, ...] = (None, None, None)) -> Generator[int]:
     """Our stream, received in this process as a training worker does. Ray has CPUs for `cores` tasks and no others."""
     ray.init(address="local", num_cpus=job.cores, include_dashboard=False, log_to_driver=False, object_store_memory=2_000_000_000)
     mixture = read_mixture(zip(job.shards, weights, strict=True), seed=0, num_lanes=1)
@@ -149,7 +149,7 @@ def _stream(job: Job, weights: tuple[float | None, ...] = (None, None, None)) ->
         yield len(batch)
 
 
-def _mixture(job: Job) -> Iterator[int]:
+def _mixture(job: Job) -> Generator[int]:
     return _stream(job, (3.0, 2.0, 1.0))
 
 
@@ -166,7 +166,7 @@ class _Files(torch.utils.data.Dataset):
         return self.builder.batch([self.files[index].read_bytes()])[0]
 
 
-def _dataloader(job: Job) -> Iterator[int]:
+def _dataloader(job: Job) -> Generator[int]:
     """torch's DataLoader, shuffled, epoch after epoch."""
     loader = torch.utils.data.DataLoader(_Files(job), batch_size=job.photos_per_batch, shuffle=True, num_workers=job.cores,
                                          persistent_workers=True)
@@ -175,5 +175,5 @@ def _dataloader(job: Job) -> Iterator[int]:
             yield len(batch)
 
 
-CONTENDERS: dict[str, Callable[[Job], Iterator[int]]] = {
+CONTENDERS: dict[str, Callable[[Job], Generator[int]]] = {
     "limit": _limit, "stream": _stream, "mixture": _mixture, "dataloader": _dataloader}

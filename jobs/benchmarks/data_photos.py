@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,7 +13,7 @@ from pixellm.masks import mask_to_rle
 from pixellm.storage import join_uri
 
 SIZE_HW = (480, 640)
-OPTIONS = ShardOptions(shard_size_mb=32, row_group_mb=8)
+OPTIONS = ShardOptions.model_validate({"shard_size_mb": 32, "row_group_mb": 8})
 NUM_DRAWN = 64  # spectra; each photo is one of them, shifted and mirrored, with noise of its own
 
 
@@ -54,7 +55,8 @@ def write_instances(folder: Path, file: Path) -> None:
     """A COCO file with 8 polygons of 24 points on each photo."""
     rng, height, width = np.random.default_rng(1), *SIZE_HW
     angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for photo in sorted(folder.iterdir()):
         images.append({"id": int(photo.stem), "file_name": photo.name, "height": height, "width": width})
         for _ in range(8):
