@@ -33,7 +33,7 @@ class Config(BenchmarkConfig):
     num_photos: int = Field(1500, gt=NUM_SETS, description="distinct photos, in three sets")
     image_size: int = Field(448, gt=0)
     photos_per_batch: int = Field(8, gt=0)
-    measured_photos: int = Field(2400, gt=0, description="of each run, after its first 400")
+    measured_photos: int = Field(1200, gt=0, description="of each run, after its first 400")
     cores: tuple[int, ...] = (1, 2)
     repeats: int = Field(3, gt=0)
 
