@@ -4,7 +4,6 @@ Maps hold 0 where nothing is labelled, else the `Idx` of objectInfo150.txt, a ta
 Format: github.com/CSAILVision/sceneparsing.
 """
 
-import csv
 from typing import ClassVar, Literal
 
 from pixellm.data.sources.label_maps import plan_label_maps
@@ -22,7 +21,6 @@ class Ade20kSource(SemanticSource):
 
     dataset: ClassVar[str] = "ade20k"
 
-    input: str
     split: Literal["train", "val"]
 
     def plan(self) -> SourcePlan:
@@ -34,14 +32,14 @@ class Ade20kSource(SemanticSource):
             "class names": [join_uri(self.input, "objectInfo150.txt")]})
         names_file = read_bytes(parts["class names"])
         names = {UNLABELED: None, **_read_names(names_file, parts["class names"])}
-        return plan_label_maps(self, self.split, parts["photos"], parts["label maps"], names, names_file)
+        return plan_label_maps(self, parts["photos"], parts["label maps"], names, names_file)
 
 
 def _read_names(data: bytes, uri: str) -> dict[int, str]:
     """The first of the synonyms by label."""
     try:
-        header, *rows = csv.reader(data.decode().splitlines(), delimiter="\t")
+        header, *rows = (line.split("\t") for line in data.decode().splitlines() if line)
         label, name = header.index("Idx"), header.index("Name")
-        return {int(row[label]): row[name].split(",")[0].strip() for row in rows if row}
+        return {int(row[label]): row[name].split(",")[0].strip() for row in rows}
     except (ValueError, IndexError) as error:
         raise ConfigError(f"{uri} is no table with the columns Idx and Name: {error}") from None

@@ -26,7 +26,6 @@ class CocoStuffSource(SemanticSource):
 
     dataset: ClassVar[str] = "coco_stuff"
 
-    input: str
     split: Literal["train", "val"]
     photos: str | None = None
 
@@ -39,7 +38,7 @@ class CocoStuffSource(SemanticSource):
             "class names": [join_uri(self.input, "labels.txt")]})
         names_file = read_bytes(parts["class names"])
         names = {UNLABELED: None, **_read_names(names_file, parts["class names"])}
-        return plan_label_maps(self, self.split, parts["photos"], parts["label maps"], names, names_file)
+        return plan_label_maps(self, parts["photos"], parts["label maps"], names, names_file)
 
 
 def _read_names(data: bytes, uri: str) -> dict[int, str | None]:

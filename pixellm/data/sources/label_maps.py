@@ -28,7 +28,6 @@ class LabelMapBuilder:
     """One region per class of the map, and one `ignore` region of all labels that `names` gives None."""
 
     source: SemanticSource
-    split: str
     names: Mapping[int, str | None]
 
     def build(self, record: PhotoRecord, photo: bytes) -> Iterator[Row | RejectedRow]:
@@ -43,12 +42,12 @@ class LabelMapBuilder:
         regions = [frame.region(union_rles(parts, labels.shape), name or "unlabeled", ignore=name is None) for name, parts in rles.items()]
         conversations = build_semantic(regions, self.source, record.image_id)
         height, width = frame.size_hw
-        yield Row(image_id=record.image_id, source=self.source.dataset, split=self.split, image=photo, height=height, width=width,
+        yield Row(image_id=record.image_id, source=self.source.dataset, split=self.source.split, image=photo, height=height, width=width,
                   regions=regions, conversations=conversations, license=None, url=None)
 
 
 def plan_label_maps(
-    source: SemanticSource, split: str, photos_uri: str, maps_uri: str, names: Mapping[int, str | None], names_file: bytes
+    source: SemanticSource, photos_uri: str, maps_uri: str, names: Mapping[int, str | None], names_file: bytes
 ) -> SourcePlan:
     """Photos and maps of the same name, which become rows; a photo without a map and a map without a photo are set aside.
 
@@ -60,14 +59,14 @@ def plan_label_maps(
     maps = {_stem(uri): uri for uri in sizes}
     photos = PhotoFolder(photos_uri)
     file_names = {_stem(uri): posixpath.basename(uri) for uri in photos}
-    draft = PlanDraft(source.dataset, split, photos)
+    draft = PlanDraft(source.dataset, source.split, photos)
     for stem, uri in maps.items():
         draft.add(stem, {"file_name": file_names.get(stem, f"{stem}.jpg")}, {"labels": uri})
     for stem in sorted(file_names.keys() - maps.keys()):
         draft.reject(stem, RowError("labels_missing", f"no {stem}.png below {maps_uri}"))
     listing = "".join(f"{posixpath.basename(uri)} {size}\n" for uri, size in sizes.items())
     sha256 = hashlib.sha256(names_file + listing.encode()).hexdigest()
-    return draft.finish(LabelMapBuilder(source, split, names), f"sha256:{sha256}")
+    return draft.finish(LabelMapBuilder(source, names), f"sha256:{sha256}")
 
 
 def read_label_map(data: bytes) -> np.ndarray:

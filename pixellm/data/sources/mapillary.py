@@ -21,7 +21,6 @@ class MapillarySource(SemanticSource):
 
     dataset: ClassVar[str] = "mapillary"
 
-    input: str
     split: Literal["train", "val"]
 
     def plan(self) -> SourcePlan:
@@ -33,7 +32,7 @@ class MapillarySource(SemanticSource):
             "class names": [join_uri(self.input, "config_v2.0.json")]})
         config, sha256 = read_json(parts["class names"], _Config)
         names = {index: label.readable.lower() if label.evaluate else None for index, label in enumerate(config.labels)}
-        return plan_label_maps(self, self.split, parts["photos"], parts["label maps"], names, sha256.encode())
+        return plan_label_maps(self, parts["photos"], parts["label maps"], names, sha256.encode())
 
 
 class _Label(msgspec.Struct):

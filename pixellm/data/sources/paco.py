@@ -19,9 +19,8 @@ class PacoSource(SemanticSource):
 
     dataset: ClassVar[str] = "paco"
 
-    input: str
-    photos: str
     split: Literal["train", "val", "test"]
+    photos: str
 
     def plan(self) -> SourcePlan:
         """One record per photo."""
@@ -29,4 +28,4 @@ class PacoSource(SemanticSource):
         parts = find_parts("PACO-LVIS", "paco_lvis_v1.zip, its photos as train2017.zip and val2017.zip of COCO", {
             "photos": [self.photos],
             "annotations": [join_uri(self.input, file), join_uri(self.input, "annotations", file)]})
-        return plan_part_masks(self, self.split, parts["photos"], parts["annotations"])
+        return plan_part_masks(self, parts["photos"], parts["annotations"])

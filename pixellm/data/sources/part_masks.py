@@ -29,7 +29,6 @@ class PartMasksBuilder:
     """One region per annotation. Classes of which the photo has more than is marked, or of which one is set aside, are not asked for."""
 
     source: SemanticSource
-    split: str
     names: Mapping[int, PartName]
 
     def build(self, record: PhotoRecord, photo: bytes) -> Iterator[Row | RejectedRow]:
@@ -37,7 +36,7 @@ class PartMasksBuilder:
         content = msgspec.json.decode(record.payload)
         image = content["image"]
         frame = PhotoFrame(photo, (image["height"], image["width"]))
-        withheld = {self.names[each].name for each in image.get("not_exhaustive_category_ids", []) if each in self.names}
+        withheld = {self.names[each].name for each in image.get("not_exhaustive_category_ids") or () if each in self.names}
         regions: list[Region] = []
         for annotation in content["annotations"]:
             category_id, ignore = annotation["category_id"], bool(annotation.get("iscrowd", 0))
@@ -53,17 +52,17 @@ class PartMasksBuilder:
             raise RowError("no_usable_annotation", f"all of its {len(content['annotations'])} annotations were set aside")
         conversations = build_semantic(regions, self.source, record.image_id, withheld)
         height, width = frame.size_hw
-        yield Row(image_id=record.image_id, source=self.source.dataset, split=self.split, image=photo, height=height, width=width,
+        yield Row(image_id=record.image_id, source=self.source.dataset, split=self.source.split, image=photo, height=height, width=width,
                   regions=regions, conversations=conversations, license=None, url=image.get("coco_url"))
 
 
-def plan_part_masks(source: SemanticSource, split: str, photos_uri: str, annotations_uri: str) -> SourcePlan:
+def plan_part_masks(source: SemanticSource, photos_uri: str, annotations_uri: str) -> SourcePlan:
     """One record per image of the file."""
-    draft = PlanDraft(source.dataset, split, PhotoFolder(photos_uri))
+    draft = PlanDraft(source.dataset, source.split, PhotoFolder(photos_uri))
     file, sha256 = read_json(annotations_uri, CocoFile)
     names = {category.id: to_part_name(category.name) for category in file.categories}
     draft_photos(file, draft)
-    return draft.finish(PartMasksBuilder(source, split, names), f"sha256:{sha256}")
+    return draft.finish(PartMasksBuilder(source, names), f"sha256:{sha256}")
 
 
 def to_part_name(category: str) -> PartName:

@@ -18,7 +18,6 @@ class PascalPartSource(SemanticSource):
 
     dataset: ClassVar[str] = "pascal_part"
 
-    input: str
     split: Literal["train", "val"]
 
     def plan(self) -> SourcePlan:
@@ -26,4 +25,4 @@ class PascalPartSource(SemanticSource):
         parts = find_parts("Pascal-Part", "VOCtrainval_03-May-2010.tar and what VLPart makes of trainval.tar.gz", {
             "photos": [join_uri(self.input, "VOCdevkit/VOC2010/JPEGImages")],
             "annotations": [join_uri(self.input, f"{self.split}.json")]})
-        return plan_part_masks(self, self.split, parts["photos"], parts["annotations"])
+        return plan_part_masks(self, parts["photos"], parts["annotations"])

@@ -17,10 +17,12 @@ from pixellm.errors import RowError
 
 
 class SemanticSource(Source):
-    """What label maps and part masks have in common. `dataset` is the `source` column of the rows."""
+    """What label maps and part masks have in common. `input` is the dataset's folder, `dataset` the `source` column of the rows."""
 
     dataset: ClassVar[str]
 
+    input: str
+    split: str
     questions_per_photo: int = Field(6, ge=1, le=64)
 
 
