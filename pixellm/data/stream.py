@@ -6,7 +6,6 @@ micro-batches out of these, a window of a lane at a time. A portion is made whol
 its consumer spins, and took as much CPU time as the training itself (docs/log.md).
 """
 
-import pickle
 import queue
 import threading
 import time
@@ -27,6 +26,7 @@ from ray.data import DataContext, Dataset, ExecutionResources, TaskPoolStrategy
 from pixellm.data.manifest import Manifest, read_manifest
 from pixellm.data.mixture import DataPosition, Mixture, MixtureSet, RowGroup, Span
 from pixellm.data.schema import Row
+from pixellm.data.transport import from_table, to_table
 from pixellm.errors import ShardError
 from pixellm.storage import join_uri, open_filesystem, run_parallel
 
@@ -148,7 +148,7 @@ class BatchStream(Generic[T]):
                 count = self._windows_ahead(2 * count)
                 ahead = reader.submit(self._make, first, count)
                 while blocks:
-                    windows = [pickle.loads(ray.get(blocks.popleft())["batches"][0].as_buffer()) for _ in self.lanes]
+                    windows = [from_table(ray.get(blocks.popleft())) for _ in self.lanes]
                     for of_step in zip(*windows, strict=True):
                         yield from of_step
 
@@ -188,7 +188,7 @@ class BatchStream(Generic[T]):
             window = windows[int(items["item"][0])]
             rows = read_rows({number: (ray.get(tables[number]), spans[number].epoch) for number, _ in window.rows}, window.rows)
             built = build_window(kept(builder), rows, batch, [seed, window.lane, window.number], window.skip)
-            return pa.table({"batches": pa.array([pickle.dumps(built, protocol=5)], pa.large_binary())})
+            return to_table(built)
 
         refs = self._run(collate, len(windows))
         sizes = ray.experimental.get_object_locations(refs)
