@@ -1,4 +1,4 @@
-"""The HTTP face: routes, the two forms of a request, limits. Knows no Ray and no model: `answer` is handed in.
+"""The HTTP face: routes, the two forms of a request, limits. Knows no Ray: whoever answers is handed in.
 
 What blocks (base64, JSON, photo decoding) runs in threads, so that `/healthz` answers at once at any time.
 """
@@ -6,25 +6,24 @@ What blocks (base64, JSON, photo decoding) runs in threads, so that `/healthz` a
 import asyncio
 import base64
 import binascii
-from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, NamedTuple
 
+import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
-from PIL import Image
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
+from pixellm.errors import DeadlineError
 from pixellm.inference.photos import load_photo
 from serve.config import AppConfig
+from serve.messages import Ask, Model
 from serve.problems import MEDIA_TYPE, ApiError, RequestGuard, install_error_handlers
 from serve.schemas import Health, Problem, SegmentForm, SegmentRequest, SegmentResponse
-
-# (upright RGB photo, question, max_new_tokens) -> answer. Raises InputError or ApiError for what the caller may know.
-Answer = Callable[[Image.Image, str, int], Awaitable[SegmentResponse]]
 
 FORM, JSON = "multipart/form-data", "application/json"
 _PROBLEMS = {
@@ -47,15 +46,15 @@ class _Body(NamedTuple):
     max_new_tokens: int | None
 
 
-def build_api(config: AppConfig, answer: Answer, echo_request_id: bool = True) -> FastAPI:
-    """The ASGI app that validates requests within `config`'s limits and answers them with `answer`."""
+def build_api(config: AppConfig, model: Model, echo_request_id: bool = True) -> FastAPI:
+    """The ASGI app that validates requests within `config`'s limits and answers them with `model`."""
     api = FastAPI(title="PixelLM", summary="Ask about a photo; get a sentence, and a mask for each thing it names.")
     api.add_middleware(RequestGuard, echo_id=echo_request_id)
     install_error_handlers(api)
 
     @api.get("/healthz", summary="Whether this server answers")
     async def healthz() -> Health:
-        return Health(model=config.model)
+        return Health(model=config.model_name)
 
     @api.post("/v1/segment", summary="Ask a question about a photo", responses=_problem_responses(), openapi_extra=_request_body())
     async def segment(request: Request) -> SegmentResponse:
@@ -67,12 +66,13 @@ def build_api(config: AppConfig, answer: Answer, echo_request_id: bool = True) -
         except ClientDisconnect:
             raise ApiError(400, "body_incomplete", "The connection closed before the body was complete.") from None
         question, max_new_tokens = _checked_question(body.question, config), _checked_limit(body.max_new_tokens, config)
-        photo = await asyncio.to_thread(load_photo, body.image, max_pixels=config.max_pixels)
+        pixels = await asyncio.to_thread(lambda: np.asarray(load_photo(body.image, max_pixels=config.max_pixels)))
+        ask = Ask(pixels, (question,), max_new_tokens, config.request_timeout_s)
         try:
-            async with asyncio.timeout(config.request_timeout_s):
-                return await answer(photo, question, max_new_tokens)
+            async with asyncio.timeout(config.request_timeout_s), aclosing(model.ask(ask)) as events:
+                return [event.news async for event in events][-1]
         except TimeoutError:
-            raise ApiError(504, "answer_timeout", f"No answer within {config.request_timeout_s:g} s; ask for fewer tokens.") from None
+            raise DeadlineError(f"no answer within {config.request_timeout_s:g} s; ask for fewer tokens") from None
 
     api.openapi = lambda: _openapi(api)  # type: ignore[method-assign]
     return api

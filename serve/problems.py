@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pixellm.errors import InputError, PixelLMError
+from pixellm.errors import DeadlineError, InputError, ModelError, PixelLMError
 from serve.schemas import OpenAIError, Problem
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,16 @@ def install_error_handlers(api: FastAPI) -> None:
         headers = dict(error.headers) if error.headers else None
         return problem_response(request.state.request_id, ApiError(error.status_code, code, str(error.detail), headers=headers))
 
+    async def on_deadline_error(request: Request, error: Exception) -> JSONResponse:
+        return problem_response(request.state.request_id, ApiError(504, "answer_timeout", str(error)))
+
+    async def on_model_error(request: Request, error: Exception) -> JSONResponse:
+        detail = "The model failed on this request. Try again; if it stays, report the request_id."
+        return problem_response(request.state.request_id, ApiError(500, "model_failed", detail))
+
     api.add_exception_handler(ApiError, on_api_error)
+    api.add_exception_handler(DeadlineError, on_deadline_error)
+    api.add_exception_handler(ModelError, on_model_error)
     api.add_exception_handler(InputError, on_input_error)
     api.add_exception_handler(HTTPException, on_http_error)
 

@@ -1,9 +1,10 @@
 """The friendly face of inference: photos and questions in, sentences with spans and masks out."""
 
+import asyncio
 import functools
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -13,7 +14,7 @@ from PIL import Image
 from pixellm.errors import InputError
 from pixellm.inference.config import EngineConfig, InferenceConfig
 from pixellm.inference.engine import Engine, EventStream
-from pixellm.inference.requests import EndEvent, MaskEvent, PhotoInput, Request
+from pixellm.inference.requests import EndEvent, Event, MaskEvent, PhotoInput, Request
 from pixellm.inference.sampling import Greedy, Sampled
 from pixellm.inference.segmentation import AnswerReader, Segmentation, Target, TextDelta, ends_with_stop
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
@@ -79,7 +80,7 @@ class Segmenter:
         try:
             for image, question in zip(images, questions, strict=True):  # type: ignore[arg-type]
                 if previous is None or previous[0] is not image:
-                    previous = image, PhotoInput.from_image(image, self.processor.image_processor)
+                    previous = image, self.prepare_photo(image)
                 asked.append(self._ask(previous[1], question, max_new_tokens, options))
                 if len(asked) > 2 * self._config.num_slots:  # enough to keep the engine busy; the other photos need not be in memory yet
                     answers.append(asked.popleft().wait())
@@ -94,15 +95,37 @@ class Segmenter:
                        options: AnswerOptions = AnswerOptions()) -> Iterator[TextDelta | Target | Segmentation]:
         """Like `segment` for one question, while it is written: pieces of the text, each target when its mask is ready, then everything."""
         _check_question(question, "the question")
-        asked = self._ask(PhotoInput.from_image(image, self.processor.image_processor), question, max_new_tokens, options)
+        asked = self._ask(self.prepare_photo(image), question, max_new_tokens, options)
         try:
             for event in asked.stream:
                 asked.reader.take(event)
+                yield from asked.news(event)
+        finally:
+            asked.stream.cancel()
+
+    def prepare_photo(self, image: Image.Image) -> PhotoInput:
+        """What `answer_async` wants of a photo; once for all questions about it."""
+        return PhotoInput.from_image(image, self.processor.image_processor)
+
+    async def answer_async(self, photo: PhotoInput, question: str, max_new_tokens: int = 128, options: AnswerOptions = AnswerOptions(),
+                           with_parts: bool = True) -> AsyncIterator[TextDelta | Target | Segmentation]:
+        """`segment_stream` for a coroutine; without `with_parts` only the whole answer comes. Closing the iterator ends the request.
+
+        Masks are encoded in threads, so that the event loop stays free.
+        """
+        _check_question(question, "the question")
+        asked = self._ask(photo, question, max_new_tokens, options)
+        try:
+            async for event in asked.stream:
                 if isinstance(event, MaskEvent):
-                    yield asked.reader.target(event.index)
-                elif delta := asked.reader.next_text(is_last=isinstance(event, EndEvent)):
-                    yield TextDelta(delta)
-            yield asked.reader.to_segmentation()
+                    await asyncio.to_thread(asked.reader.take, event)
+                else:
+                    asked.reader.take(event)
+                if with_parts:
+                    for news in asked.news(event):
+                        yield news
+                elif isinstance(event, EndEvent):
+                    yield asked.reader.to_segmentation()
         finally:
             asked.stream.cancel()
 
@@ -139,6 +162,15 @@ class _Asked:
         finally:
             self.stream.cancel()
         return self.reader.to_segmentation()
+
+    def news(self, event: Event) -> Iterator[TextDelta | Target | Segmentation]:
+        """What an event that the reader has taken adds to the answer."""
+        if isinstance(event, MaskEvent):
+            yield self.reader.target(event.index)
+        elif delta := self.reader.next_text(is_last=isinstance(event, EndEvent)):
+            yield TextDelta(delta)
+        if isinstance(event, EndEvent):
+            yield self.reader.to_segmentation()
 
 
 def _check_question(question: str, name: str) -> None:

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from jobs import ask
-from tests.serve.test_ingress import CONFIG, answer_by_rule, build_api, photo_bytes
+from tests.serve.doubles import RuleModel
+from tests.serve.test_ingress import CONFIG, build_api, photo_bytes
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def server(monkeypatch):
 
     def post(url, timeout, **request):
         async def run():
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(build_api(CONFIG, answer_by_rule))) as client:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(build_api(CONFIG, RuleModel()))) as client:
                 return await client.post(url, **request)
 
         seen.append((url, request))
