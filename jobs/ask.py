@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
         photo, example = read_example(config.shards) if config.shards else (read_bytes(config.image or ""), "")
         question = config.question or example
         answer = ask(config, photo, question)
-        masks = [rle_to_mask({"size": list(mask.segmentation.size), "counts": mask.segmentation.counts}) for mask in answer.masks]
+        masks = [rle_to_mask(mask.rle) for mask in answer.masks]
         buffer = io.BytesIO()
         draw_answer(load_photo(photo), question, answer.text, [mask.span for mask in answer.masks], masks).save(buffer, "PNG")
         write_bytes(config.output, buffer.getvalue())

@@ -20,7 +20,8 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[int]]:
         if hole[:, 0].min() >= cuts[-1]:
             cuts.append(int(hole[:, 0].max()))
     strips = zip(cuts, [*cuts[1:], right], strict=True)
-    return [(outline + (start, 0)).ravel().tolist() for start, stop in strips for outline in _outlines(mask[:, start:stop])]
+    moved = [outline + np.array((start, 0)) for start, stop in strips for outline in _outlines(mask[:, start:stop])]
+    return [list(map(int, outline.ravel())) for outline in moved]
 
 
 def _outlines(mask: np.ndarray) -> list[np.ndarray]:

@@ -1,6 +1,6 @@
 """Ray Serve's entry point: `serve.app:build_app` makes the application out of an AppConfig's dict."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import FastAPI
@@ -64,7 +64,7 @@ class Replicas:
     def __init__(self, model: DeploymentHandle):
         self._ask = model.options(stream=True).ask
 
-    async def ask(self, ask: Ask) -> AsyncIterator[Event]:
+    async def ask(self, ask: Ask) -> AsyncGenerator[Event, None]:
         """A replica that dies takes its requests with it: another one is asked, once, unless parts were given out already."""
         for _ in range(2):
             has_given = False

@@ -31,9 +31,10 @@ class AppConfig(InferenceConfig):
     max_body_mb: PositiveFloat = Field(default=20, description="largest request body, in units of 1,000,000 bytes")
     max_megapixels: PositiveFloat = Field(default=40, description="largest photo, checked before it is decoded")
     max_question_chars: PositiveInt = 2000
+    max_questions: PositiveInt = Field(default=16, description="questions about one photo in one request")
     request_timeout_s: PositiveFloat = Field(default=60, description="for receiving a request, and again for answering it")
-    max_ongoing_requests: PositiveInt = Field(default=32, description="requests that one model replica holds: those that its engine answers "
-                                              "and those that wait for a slot")
+    max_ongoing_requests: PositiveInt = Field(default=32, description="requests that one model replica holds: those that its engine "
+                                              "answers and those that wait for a slot")
     max_queued_requests: PositiveInt = Field(default=128, description="requests waiting for a replica; above that the answer is 503")
 
     autoscaling: AutoscalingConfig = AutoscalingConfig()

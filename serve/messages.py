@@ -1,6 +1,6 @@
 """What goes between the HTTP face and the model replicas: questions about a photo, and the events that answer them. No Ray, no torch."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,7 +39,7 @@ class Model(Protocol):
     `ask` gives no errors as events: it raises InputError, DeadlineError, ModelError or ApiError.
     """
 
-    def ask(self, ask: Ask) -> AsyncIterator[Event]: ...
+    def ask(self, ask: Ask) -> AsyncGenerator[Event, None]: ...
 
 
 # What a question looks like that asks only whether the model still answers. It has its turn among all clients.

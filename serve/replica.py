@@ -4,7 +4,7 @@ import asyncio
 import logging
 import traceback
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
@@ -47,7 +47,7 @@ class ModelReplica:
         self._segmenter, self._model_name = segmenter_factory(config), config.model_name
         self._num_answers = self._num_answers_seen = 0
 
-    async def ask(self, ask: Ask) -> AsyncIterator[Event]:
+    async def ask(self, ask: Ask) -> AsyncGenerator[Event, None]:
         """The events of all questions as they happen. Errors are events: raised ones would cross processes wrapped in Ray's own.
 
         Closing the iterator, which is what Serve does when the caller cancels, ends what the engine still does for it.

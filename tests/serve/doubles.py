@@ -16,7 +16,8 @@ class RuleSegmenter:
     """Finds "the left half" of any photo, in parts with a turn of the event loop after each.
 
     A question with "poison" raises RuntimeError, one with "refuse" InputError, one with "late" DeadlineError, "none" is answered without a
-    mask, "wait" never ends, "count" tells how many questions are open. `asked` holds (question, max_new_tokens, options) of each call, `left` the questions that were given up.
+    mask, "wait" never ends, "count" tells how many questions are open. `asked` holds (question, max_new_tokens, options) of each call,
+    `left` the questions that were given up.
     """
 
     def __init__(self):

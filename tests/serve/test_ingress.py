@@ -31,6 +31,10 @@ def as_json(data: bytes | str, question: str = "Which half?", **more) -> dict:
     return {"json": {"image": image, "question": question, **more}}
 
 
+def as_photo(data: bytes, question: str | list[str] = "Which half?", **more) -> dict:
+    return {"content": data, "headers": {"content-type": "image/png"}, "params": {"question": question, **more}}
+
+
 def as_form(data: bytes, question: str | None = "Which half?", **more) -> dict:
     return {"files": {"image": ("a.png", data)}, "data": {**({"question": question} if question is not None else {}), **more}}
 
@@ -75,8 +79,9 @@ def assert_problem(response: httpx.Response, status: int, code: str) -> Problem:
     as_json(base64.encodebytes(photo_bytes()).decode()),  # with line breaks
     as_form(photo_bytes(), max_new_tokens="64"),
     as_json(photo_bytes(), max_new_tokens=64),
-], ids=["form", "json", "data-url", "line-breaks", "form-limit", "json-limit"])
-def test_both_forms_of_a_request_give_the_whole_answer(request_body):
+    as_photo(photo_bytes(), max_new_tokens=64, format="rle", stream="false"),
+], ids=["form", "json", "data-url", "line-breaks", "form-limit", "json-limit", "photo"])
+def test_all_forms_of_a_request_give_the_whole_answer(request_body):
     response = ask(**request_body)
     assert response.status_code == 200, response.text
     answer = SegmentResponse.model_validate(response.json())
@@ -144,7 +149,18 @@ PNG = photo_bytes()
     (as_json(PNG, max_new_tokens="5"), 422, "max_new_tokens_invalid"),
     (as_json(PNG, max_new_tokens=0), 422, "max_new_tokens_invalid"),
     (as_json(PNG, prompt="Which?"), 422, "field_unknown"),
-    ({"content": PNG, "headers": {"content-type": "image/png"}}, 415, "body_format"),
+    ({"content": PNG, "headers": {"content-type": "image/png"}}, 422, "question_missing"),
+    (as_photo(PNG, format="jpeg"), 422, "format_invalid"),
+    (as_photo(PNG, stream="perhaps"), 422, "stream_invalid"),
+    (as_photo(PNG, answer="all"), 422, "field_unknown"),
+    (as_photo(PNG, format=["png", "rle"]), 422, "format_invalid"),
+    (as_photo(b"text"), 415, "photo_format"),
+    (as_photo(PNG, question=["Which?"] * 17), 422, "question_too_many"),
+    (as_json(PNG, question=[]), 422, "question_missing"),
+    (as_json(PNG, question=["Which?", " "]), 422, "question_missing"),
+    (as_json(PNG, format="svg"), 422, "format_invalid"),
+    (as_json("https://example.com/a.png"), 422, "image_url"),
+    ({**as_form(PNG), "params": {"format": "png"}}, 422, "field_unknown"),
     ({"content": PNG}, 415, "body_format"),
 ])
 def test_a_bad_request_gets_its_problem(request_body, status, code):
@@ -247,7 +263,7 @@ def test_health_is_answered_while_photos_decode(monkeypatch):
     import threading
 
     release = threading.Event()
-    monkeypatch.setattr("serve.ingress.load_photo", lambda data, max_pixels: release.wait(10) and Image.new("RGB", (4, 4)))
+    monkeypatch.setattr("serve.limits.load_photo", lambda data, max_pixels: release.wait(10) and Image.new("RGB", (4, 4)))
 
     async def run():
         async with httpx.AsyncClient(transport=httpx.ASGITransport(build_api(CONFIG, RuleModel())), base_url="http://test") as client:
@@ -263,11 +279,11 @@ def test_health_is_answered_while_photos_decode(monkeypatch):
     assert answer.status_code == 200
 
 
-def test_the_documents_describe_both_forms_and_the_problems():
+def test_the_documents_describe_all_forms_and_the_problems():
     assert call("GET", "/docs").status_code == 200
     document = call("GET", "/openapi.json").json()
     operation = document["paths"]["/v1/segment"]["post"]
-    assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "application/json"}
+    assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "application/json", "image/*"}
     assert {"200", "400", "413", "415", "422", "500", "503", "504"} <= set(operation["responses"])
     assert "application/problem+json" in operation["responses"]["413"]["content"]
     schemas = document["components"]["schemas"]

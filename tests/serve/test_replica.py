@@ -120,8 +120,8 @@ def test_a_model_that_fails_is_not_healthy():
 def test_a_real_model_answers_as_it_does_without_a_replica():
     segmenter = Segmenter(*tiny_model_and_processor(), EngineConfig(num_slots=2))
     photo, questions = random_photo(40, 60), ["where is the red circle?", "where is the blue ring?"]
-    (whole, parts) = events_of(ask(*questions, pixels=np.asarray(photo), limit=16), ask(*questions, parts=True, pixels=np.asarray(photo), limit=16),
-                               segmenter=segmenter)
+    asks = [ask(*questions, parts=parts, pixels=np.asarray(photo), limit=16) for parts in (False, True)]
+    whole, parts = events_of(*asks, segmenter=segmenter)
     for index, question in enumerate(questions):
         expected = to_response(segmenter.segment(photo, question, 16), "m")
         for events in (whole, parts):
