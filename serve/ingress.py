@@ -2,6 +2,8 @@
 
 from fastapi import FastAPI
 
+from serve.chat import add_chat_routes
+from serve.chat_schemas import ChatChunk, ChatRequest
 from serve.config import AppConfig
 from serve.messages import Model
 from serve.openapi import document_by_hand
@@ -21,5 +23,6 @@ def build_api(config: AppConfig, model: Model, echo_request_id: bool = True) -> 
         return Health(model=config.model_name)
 
     add_segment_route(api, config, model)
-    document_by_hand(api, SegmentForm, SegmentRequest, SegmentPart, Problem)
+    add_chat_routes(api, config, model)
+    document_by_hand(api, SegmentForm, SegmentRequest, SegmentPart, ChatRequest, ChatChunk, Problem)
     return api

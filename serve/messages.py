@@ -7,19 +7,22 @@ from typing import Protocol
 import numpy as np
 
 from pixellm.errors import PixelLMError
+from pixellm.inference.config import AnswerOptions
 from serve.schemas import Mask, SegmentResponse
 
 
 @dataclass(frozen=True)
 class Ask:
-    """Questions about one photo, `pixels` uint8 (H, W, 3), RGB, upright. With `parts`, text and masks come as soon as they are known."""
+    """Questions about one photo, `pixels` uint8 (H, W, 3), RGB, upright. With `parts`, text and masks come as soon as they are known.
+
+    The time of `options` counts from when a replica takes the questions.
+    """
 
     pixels: np.ndarray
     questions: tuple[str, ...]
     max_new_tokens: int
-    timeout_s: float
+    options: AnswerOptions
     parts: bool = False
-    client: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,4 +46,4 @@ class Model(Protocol):
 
 
 # What a question looks like that asks only whether the model still answers. It has its turn among all clients.
-CANARY = Ask(np.full((16, 16, 3), 127, dtype=np.uint8), ("Is anything there?",), max_new_tokens=1, timeout_s=30, client="canary")
+CANARY = Ask(np.full((16, 16, 3), 127, dtype=np.uint8), ("Is anything there?",), 1, AnswerOptions(timeout_s=30, client="canary"))

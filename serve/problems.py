@@ -39,7 +39,8 @@ def to_api_error(error: Exception) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, InputError):
-        param = error.code.partition("_")[0].replace("photo", "image")
+        field, invalid, _ = error.code.partition("_invalid")
+        param = (field if invalid else field.partition("_")[0]).replace("photo", "image").replace("prompt", "question")
         return ApiError(_STATUS_OF_INPUT_ERROR.get(error.code, 422), error.code, error.detail, param)
     if isinstance(error, DeadlineError):
         return ApiError(504, "answer_timeout", str(error))

@@ -11,6 +11,7 @@ from PIL import Image
 
 from pixellm.drawing import color_of
 from pixellm.errors import DeadlineError, InputError, ModelError
+from pixellm.inference.config import AnswerOptions
 from serve.config import AppConfig
 from serve.messages import CANARY, Ask, Event
 from serve.schemas import Mask, Rle, SegmentResponse, Usage
@@ -26,7 +27,7 @@ class AnySegmenter(Protocol):
 
     def prepare_photo(self, image: Image.Image) -> Any: ...
 
-    def answer_async(self, photo: Any, question: str, max_new_tokens: int = ..., options: Any = ...,
+    def answer_async(self, photo: Any, question: str, max_new_tokens: int = ..., options: AnswerOptions = ...,
                      with_parts: bool = ...) -> "AsyncIterator[TextDelta | Target | Segmentation]": ...
 
 
@@ -70,12 +71,10 @@ class ModelReplica:
     async def _answer(self, ask: Ask, photo: asyncio.Task[Any], index: int, events: asyncio.Queue[Event]) -> None:
         """Total: the last event is the answer or an error. Of an unforeseen one, not the text, which can quote a question."""
         from pixellm.inference.segmentation import Target, TextDelta
-        from pixellm.inference.segmenter import AnswerOptions
 
-        options = AnswerOptions(timeout_s=ask.timeout_s, client=ask.client)
         num_masks = 0
         try:
-            answer = self._segmenter.answer_async(await photo, ask.questions[index], ask.max_new_tokens, options, ask.parts)
+            answer = self._segmenter.answer_async(await photo, ask.questions[index], ask.max_new_tokens, ask.options, ask.parts)
             async for news in answer:
                 if isinstance(news, TextDelta):
                     events.put_nowait(Event(index, news.text))
@@ -114,4 +113,4 @@ def to_response(segmentation: "Segmentation", model_name: str) -> SegmentRespons
     return SegmentResponse(id=f"seg_{uuid.uuid4().hex}", model=model_name, text=segmentation.text, answer=segmentation.answer,
                            finish_reason=segmentation.finish_reason, size=segmentation.size_hw,
                            masks=[to_mask(target, index) for index, target in enumerate(segmentation.targets)],
-                           usage=Usage(completion_tokens=segmentation.num_tokens))
+                           usage=Usage(prompt_tokens=segmentation.num_prompt_tokens, completion_tokens=segmentation.num_tokens))

@@ -61,6 +61,7 @@ class Mask(BaseModel):
 
 
 class Usage(BaseModel):
+    prompt_tokens: int = Field(description="Those of the photo included.")
     completion_tokens: int
 
 

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 
+from pixellm.inference.config import AnswerOptions
 from serve.config import AppConfig
 from serve.limits import (
     JSON,
@@ -50,7 +51,8 @@ def add_segment_route(api: FastAPI, config: AppConfig, model: Model) -> None:
         fields = body.fields
         questions = _checked_questions(fields, config)
         limit = checked_limit(fields.max_new_tokens, config)
-        ask = Ask(await read_photo(body.image, config), questions, limit, config.request_timeout_s, parts=fields.stream)
+        ask = Ask(await read_photo(body.image, config), questions, limit, AnswerOptions(timeout_s=config.request_timeout_s),
+                  parts=fields.stream)
         events = in_time(model.ask(ask), config.request_timeout_s)
         if fields.stream:
             return await event_stream(_parts(events, fields.format), request.state.request_id)  # type: ignore[return-value]

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from pixellm.errors import InputError
-from pixellm.inference.config import EngineConfig, InferenceConfig
+from pixellm.inference.config import AnswerOptions, EngineConfig, InferenceConfig
 from pixellm.inference.engine import Engine, EventStream
 from pixellm.inference.requests import EndEvent, Event, MaskEvent, PhotoInput, Request
 from pixellm.inference.sampling import Greedy, Sampled
@@ -20,24 +20,6 @@ from pixellm.inference.segmentation import AnswerReader, Segmentation, Target, T
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.model.presets import pretrained_dir
 from pixellm.storage import local_copy
-
-
-@dataclass(frozen=True)
-class AnswerOptions:
-    """How to answer. `temperature` None is greedy; else tokens are drawn, and the same `seed` draws the same answer in any company (in
-    float32; in bfloat16 near ties may fall otherwise).
-
-    The answer ends before the first of the `stop` strings, before a target beyond `max_targets`, and with DeadlineError after `timeout_s`.
-    Questions of different `client`s take turns.
-    """
-
-    max_targets: int | None = None
-    temperature: float | None = None
-    top_p: float = 1.0
-    seed: int = 0
-    stop: tuple[str, ...] = ()
-    timeout_s: float | None = None
-    client: str = ""
 
 
 class Segmenter:
@@ -132,13 +114,14 @@ class Segmenter:
     def _ask(self, photo: PhotoInput, question: str, max_new_tokens: int, options: AnswerOptions) -> "_Asked":
         if "" in options.stop:
             raise InputError("stop_invalid", "a stop string is empty; leave it out")
+        prompt_ids = self.processor.prompt_ids(question, options.history)
         request = Request(
-            photo, self.processor.prompt_ids(question), max_new_tokens, frozenset([self.processor.tokenizer.eos_token_id]),
+            photo, prompt_ids, max_new_tokens, frozenset([self.processor.tokenizer.eos_token_id]),
             is_finished=functools.partial(ends_with_stop, self.processor, options.stop) if options.stop else None,
             max_targets=options.max_targets,
             sampler=Greedy() if options.temperature is None else Sampled(options.temperature, options.top_p, options.seed),
             client=options.client, deadline_s=None if options.timeout_s is None else time.monotonic() + options.timeout_s)
-        return _Asked(self._engine.submit(request), AnswerReader(self.processor, photo, options.stop))
+        return _Asked(self._engine.submit(request), AnswerReader(self.processor, photo, options.stop, len(prompt_ids)))
 
 
 def load_segmenter(config: InferenceConfig) -> Segmenter:

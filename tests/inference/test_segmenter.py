@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from pixellm.errors import DeadlineError, InputError
-from pixellm.inference.config import EngineConfig
+from pixellm.inference.config import AnswerOptions, EngineConfig
 from pixellm.inference.requests import Request
 from pixellm.inference.segmentation import Segmentation, Target, TextDelta
-from pixellm.inference.segmenter import AnswerOptions, Segmenter
+from pixellm.inference.segmenter import Segmenter
 from pixellm.masks import rle_to_mask
 from pixellm.testing import generate_alone, random_photo
 from tests.inference.models import QUESTIONS, SIZES_HW, photo_inputs, photos

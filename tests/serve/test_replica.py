@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pixellm.errors import DeadlineError, InputError, ModelError
-from pixellm.inference.config import EngineConfig
-from pixellm.inference.segmenter import AnswerOptions, Segmenter
+from pixellm.inference.config import AnswerOptions, EngineConfig
+from pixellm.inference.segmenter import Segmenter
 from pixellm.testing import random_photo, tiny_model_and_processor
 from serve.config import AppConfig
 from serve.messages import CANARY, Ask
@@ -22,7 +22,7 @@ CONFIG = AppConfig(model="models/m")
 
 
 def ask(*questions: str, parts: bool = False, pixels: np.ndarray | None = None, limit: int = 8) -> Ask:
-    return Ask(np.zeros((4, 6, 3), dtype=np.uint8) if pixels is None else pixels, questions, limit, 30, parts)
+    return Ask(np.zeros((4, 6, 3), dtype=np.uint8) if pixels is None else pixels, questions, limit, AnswerOptions(timeout_s=30), parts)
 
 
 def events_of(*asks: Ask, segmenter=None):
@@ -90,8 +90,9 @@ def test_who_leaves_ends_the_work():
 
 def test_limits_reach_the_segmenter():
     segmenter = RuleSegmenter()
-    events_of(Ask(CANARY.pixels, ("Which?",), 5, 7.5, client="somebody"), segmenter=segmenter)
-    assert segmenter.asked == [("Which?", 5, AnswerOptions(timeout_s=7.5, client="somebody"))]
+    options = AnswerOptions(timeout_s=7.5, client="somebody")
+    events_of(Ask(CANARY.pixels, ("Which?",), 5, options), segmenter=segmenter)
+    assert segmenter.asked == [("Which?", 5, options)]
 
 
 def test_a_canary_goes_through_an_idle_model_only():
