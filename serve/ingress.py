@@ -5,10 +5,11 @@ from fastapi import FastAPI
 from serve.chat import add_chat_routes
 from serve.chat_schemas import ChatChunk, ChatRequest
 from serve.config import AppConfig
+from serve.health import WatchedModel, add_health_routes
 from serve.messages import Model
 from serve.openapi import document_by_hand
 from serve.problems import RequestGuard, install_error_handlers
-from serve.schemas import Health, Problem, SegmentForm, SegmentPart, SegmentRequest
+from serve.schemas import Problem, SegmentForm, SegmentPart, SegmentRequest
 from serve.segment import add_segment_route
 
 
@@ -17,12 +18,9 @@ def build_api(config: AppConfig, model: Model, echo_request_id: bool = True) -> 
     api = FastAPI(title="PixelLM", summary="Ask about a photo; get a sentence, and a mask for each thing it names.")
     api.add_middleware(RequestGuard, echo_id=echo_request_id)
     install_error_handlers(api)
-
-    @api.get("/healthz", summary="Whether this server answers")
-    async def healthz() -> Health:
-        return Health(model=config.model_name)
-
-    add_segment_route(api, config, model)
-    add_chat_routes(api, config, model)
+    watched = WatchedModel(model, config.health_check_timeout_s)
+    add_health_routes(api, config, watched)
+    add_segment_route(api, config, watched)
+    add_chat_routes(api, config, watched)
     document_by_hand(api, SegmentForm, SegmentRequest, SegmentPart, ChatRequest, ChatChunk, Problem)
     return api

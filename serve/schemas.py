@@ -118,3 +118,9 @@ class Problem(BaseModel):
 class Health(BaseModel):
     status: Literal["ok"] = "ok"
     model: str
+
+
+class Readiness(BaseModel):
+    status: Literal["ready"] = "ready"
+    model: str
+    answered_s_ago: float = Field(description="Seconds since the model's last answer, to a question or to a canary.")

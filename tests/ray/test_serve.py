@@ -1,11 +1,13 @@
 """A deployment on a Ray of its own, asked over HTTP, with a rule in place of the model."""
 
 import base64
+import json
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import openai
 import pytest
 import ray
 from ray import serve as ray_serve
@@ -15,6 +17,7 @@ from serve.config import AppConfig
 from serve.schemas import Problem, SegmentResponse
 from tests.serve.doubles import build_rule_segmenter
 from tests.serve.test_ingress import as_form, as_json, photo_bytes
+from tests.serve.test_segment import read_events
 
 pytestmark = pytest.mark.ray
 PNG = photo_bytes()
@@ -102,6 +105,26 @@ def wait_for_text(server: str, text: str, timeout_s: float = 30) -> None:
     while (found := ask(server, **as_form(PNG, "count")).json()["text"]) != text:
         assert time.monotonic() < deadline, found
         time.sleep(0.05)
+
+
+def test_parts_arrive_while_the_answer_is_written_and_leaving_the_stream_ends_it(server):
+    with httpx.stream("POST", f"{server}/v1/segment", timeout=60, **as_form(PNG, "wait", stream="true")) as response:
+        lines = response.iter_lines()
+        assert (response.status_code, next(lines)) == (200, "event: text")
+        assert json.loads(next(lines).removeprefix("data: "))["text"] == "It is the left half."
+        wait_for_text(server, "2 are open, 2 were left.")
+    wait_for_text(server, "1 are open, 3 were left.")
+    events = read_events(ask(server, **as_form(PNG, stream="true")).text)
+    assert [kind for kind, _ in events] == ["text", "mask", "answer"]
+
+
+def test_openais_client_and_the_probes(server):
+    client = openai.OpenAI(base_url=f"{server}/v1", api_key="none")
+    url = "data:image/png;base64," + base64.b64encode(PNG).decode()
+    content = [{"type": "text", "text": "Which half?"}, {"type": "image_url", "image_url": {"url": url}}]
+    chunks = list(client.chat.completions.create(model="test", messages=[{"role": "user", "content": content}], stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "It is the left half."
+    assert httpx.get(f"{server}/readyz").json()["status"] == "ready" and httpx.get(f"{server}/livez").status_code == 200
 
 
 def test_a_replica_that_dies_is_replaced_without_a_failed_request(server):
