@@ -3,18 +3,16 @@
 import asyncio
 import logging
 import traceback
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
-from pixellm.drawing import color_of
 from pixellm.errors import DeadlineError, InputError, ModelError
 from pixellm.inference.config import AnswerOptions
 from serve.config import AppConfig
 from serve.messages import CANARY, Ask, Event
-from serve.schemas import Mask, Rle, SegmentResponse, Usage
+from serve.schemas import Mask, SegmentResponse
 
 if TYPE_CHECKING:
     from pixellm.inference.segmentation import Segmentation, Target, TextDelta
@@ -79,11 +77,11 @@ class ModelReplica:
                 if isinstance(news, TextDelta):
                     events.put_nowait(Event(index, news.text))
                 elif isinstance(news, Target):  # in the order of the answer: the engine decodes the masks of one answer in turn
-                    events.put_nowait(Event(index, to_mask(news, num_masks)))
+                    events.put_nowait(Event(index, Mask.from_target(news, num_masks)))
                     num_masks += 1
                 else:
                     self._num_answers += 1
-                    events.put_nowait(Event(index, to_response(news, self._model_name)))
+                    events.put_nowait(Event(index, SegmentResponse.from_segmentation(news, self._model_name)))
         except (InputError, DeadlineError) as error:
             events.put_nowait(Event(index, error))
         except Exception as error:
@@ -99,18 +97,3 @@ class ModelReplica:
                 if isinstance(event.news, Exception):
                     raise event.news
             self._num_answers_seen = self._num_answers
-
-
-def to_mask(target: "Target", index: int) -> Mask:
-    """The wire form of an answer's target `index`."""
-    return Mask(id=f"mask_{index}", label=target.phrase, span=target.span, score=round(float(target.score), 4),
-                bbox=tuple(target.box_xywh), area=target.area,  # type: ignore[arg-type]
-                segmentation=Rle.model_validate(target.rle), color="#{:02x}{:02x}{:02x}".format(*color_of(index)))
-
-
-def to_response(segmentation: "Segmentation", model_name: str) -> SegmentResponse:
-    """The wire form of an answer."""
-    return SegmentResponse(id=f"seg_{uuid.uuid4().hex}", model=model_name, text=segmentation.text, answer=segmentation.answer,
-                           finish_reason=segmentation.finish_reason, size=segmentation.size_hw,
-                           masks=[to_mask(target, index) for index, target in enumerate(segmentation.targets)],
-                           usage=Usage(prompt_tokens=segmentation.num_prompt_tokens, completion_tokens=segmentation.num_tokens))

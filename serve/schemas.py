@@ -1,11 +1,16 @@
 """What goes over the wire: the JSON request, the answer, a problem. Sizes, boxes and areas refer to the upright photo (after EXIF)."""
 
-from typing import Literal
+import uuid
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field
 
+from pixellm.drawing import color_of
 from pixellm.masks import RLE
 from pixellm.settings import StrictModel
+
+if TYPE_CHECKING:
+    from pixellm.inference.segmentation import Segmentation, Target
 
 
 class SegmentFields(StrictModel):
@@ -52,6 +57,14 @@ class Mask(BaseModel):
         "By `format`: an RLE; polygons [x0, y0, x1, y1, …] in pixels whose union is the mask; a black and white PNG in base64; none."))
     color: str = Field(description="A colour to draw it in, `#rrggbb`.")
 
+    @classmethod
+    def from_target(cls, target: "Target", index: int) -> "Mask":
+        """An answer's target `index`."""
+        box = target.box_xywh
+        return cls(id=f"mask_{index}", label=target.phrase, span=target.span, score=round(float(target.score), 4),
+                   bbox=(box[0], box[1], box[2], box[3]), area=target.area, segmentation=Rle.model_validate(target.rle),
+                   color="#{:02x}{:02x}{:02x}".format(*color_of(index)))
+
     @property
     def rle(self) -> RLE:
         """The segmentation in the form of `pixellm.masks`. Raises ValueError where it came in another format."""
@@ -77,6 +90,14 @@ class SegmentResponse(BaseModel):
     masks: list[Mask]
     usage: Usage
     label_map: str | None = Field(default=None, description="With `format` `label_map`: a grey PNG in base64.")
+
+    @classmethod
+    def from_segmentation(cls, segmentation: "Segmentation", model_name: str) -> "SegmentResponse":
+        """A model's answer, with an id of its own."""
+        return cls(id=f"seg_{uuid.uuid4().hex}", model=model_name, text=segmentation.text, answer=segmentation.answer,
+                   finish_reason=segmentation.finish_reason, size=segmentation.size_hw,
+                   masks=[Mask.from_target(target, index) for index, target in enumerate(segmentation.targets)],
+                   usage=Usage(prompt_tokens=segmentation.num_prompt_tokens, completion_tokens=segmentation.num_tokens))
 
 
 class SegmentAnswers(BaseModel):

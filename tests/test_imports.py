@@ -34,6 +34,7 @@ RESERVED = {
     "serve": ["serve*"],
     "serve.config": ["serve*", "jobs*"],
     "serve.schemas": ["serve*", "jobs*"],
+    "serve.client": ["serve*", "jobs*"],
     "jobs": ["jobs*"],
     "pixellm.testing": ["pixellm.testing"],
 }
@@ -53,6 +54,7 @@ ENOUGH = {
     "pixellm.train.config": {"pydantic"},
     "serve.config": {"pydantic"},
     "serve.schemas": {"pydantic"},
+    "serve.client": {"httpx", "PIL", "pydantic"},
 }
 
 

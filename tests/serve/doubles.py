@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 
+import httpx
 import numpy as np
 
 from pixellm.errors import DeadlineError, InputError
@@ -82,3 +83,20 @@ class RuleModel:
                 if isinstance(event.news, Exception):
                     raise event.news
                 yield event
+
+
+class ApiTransport(httpx.BaseTransport):
+    """Carries the requests of a blocking client to an API in this process; `requests` are those that came."""
+
+    def __init__(self, api):
+        self.requests, self._api = [], api
+
+    def handle_request(self, request):
+        async def run():
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(self._api)) as client:
+                headers = {name: value for name, value in request.headers.items() if name != "transfer-encoding"}
+                return await client.request(request.method, str(request.url), content=request.read(), headers=headers)
+
+        self.requests.append(request)
+        answer = asyncio.run(run())
+        return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)

@@ -14,7 +14,7 @@ from pixellm.inference.segmenter import Segmenter
 from pixellm.testing import random_photo, tiny_model_and_processor
 from serve.config import AppConfig
 from serve.messages import CANARY, Ask
-from serve.replica import ModelReplica, to_response
+from serve.replica import ModelReplica
 from serve.schemas import Mask, SegmentResponse
 from tests.serve.doubles import RuleSegmenter
 
@@ -124,7 +124,7 @@ def test_a_real_model_answers_as_it_does_without_a_replica():
     asks = [ask(*questions, parts=parts, pixels=np.asarray(photo), limit=16) for parts in (False, True)]
     whole, parts = events_of(*asks, segmenter=segmenter)
     for index, question in enumerate(questions):
-        expected = to_response(segmenter.segment(photo, question, 16), "m")
+        expected = SegmentResponse.from_segmentation(segmenter.segment(photo, question, 16), "m")
         for events in (whole, parts):
             news = [event.news for event in events if event.index == index]
             assert news[-1].model_copy(update={"id": expected.id}) == expected
