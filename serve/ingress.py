@@ -2,6 +2,9 @@
 
 from fastapi import FastAPI
 
+from serve.adapters.huggingface import TaskRequest, add_huggingface_route
+from serve.adapters.label_studio import PredictRequest, add_label_studio_routes
+from serve.adapters.roboflow import add_roboflow_route
 from serve.chat import add_chat_routes
 from serve.chat_schemas import ChatChunk, ChatRequest
 from serve.config import AppConfig
@@ -22,5 +25,8 @@ def build_api(config: AppConfig, model: Model, echo_request_id: bool = True) -> 
     add_health_routes(api, config, watched)
     add_segment_route(api, config, watched)
     add_chat_routes(api, config, watched)
-    document_by_hand(api, SegmentForm, SegmentRequest, SegmentPart, ChatRequest, ChatChunk, Problem)
+    add_huggingface_route(api, config, watched)
+    add_label_studio_routes(api, config, watched)
+    add_roboflow_route(api, config, watched)
+    document_by_hand(api, SegmentForm, SegmentRequest, SegmentPart, ChatRequest, ChatChunk, TaskRequest, PredictRequest, Problem)
     return api

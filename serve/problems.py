@@ -7,6 +7,7 @@ import uuid
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -44,6 +45,10 @@ def to_api_error(error: Exception) -> ApiError:
         return ApiError(_STATUS_OF_INPUT_ERROR.get(error.code, 422), error.code, error.detail, param)
     if isinstance(error, DeadlineError):
         return ApiError(504, "answer_timeout", str(error))
+    if isinstance(error, RequestValidationError):  # FastAPI's own, for parameters of the path and the query
+        problem = error.errors()[0]
+        name, kind = str(problem["loc"][-1]), "missing" if problem["type"] == "missing" else "invalid"
+        return ApiError(422, f"{name}_{kind}", f"The parameter {name}: {problem['msg']}.", name)
     if isinstance(error, HTTPException):  # Starlette's own: no such path, wrong method
         code, headers = HTTPStatus(error.status_code).name.lower(), dict(error.headers) if error.headers else None
         return ApiError(error.status_code, code, str(error.detail), headers=headers)
@@ -69,7 +74,7 @@ def install_error_handlers(api: FastAPI) -> None:
     async def on_error(request: Request, error: Exception) -> JSONResponse:
         return problem_response(request.state.request_id, to_api_error(error))
 
-    for known in (ApiError, InputError, DeadlineError, ModelError, HTTPException):
+    for known in (ApiError, InputError, DeadlineError, ModelError, RequestValidationError, HTTPException):
         api.add_exception_handler(known, on_error)
 
 
