@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from serve.config import AppConfig
 from serve.limits import in_time
-from serve.messages import CANARY, Ask, Event, Model
+from serve.messages import Ask, Event, Model, build_canary
 from serve.openapi import problem_responses
 from serve.problems import ApiError, to_api_error
 from serve.schemas import Health, Readiness, SegmentResponse
@@ -44,7 +44,7 @@ class WatchedModel:
         return time.monotonic() - self._last_answer_s
 
     async def _ask_canary(self) -> None:
-        async for _ in in_time(self.ask(CANARY), self._timeout_s):
+        async for _ in in_time(self.ask(build_canary(self._timeout_s)), self._timeout_s):
             pass
 
 

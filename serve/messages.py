@@ -45,5 +45,7 @@ class Model(Protocol):
     def ask(self, ask: Ask) -> AsyncGenerator[Event, None]: ...
 
 
-# What a question looks like that asks only whether the model still answers. It has its turn among all clients.
-CANARY = Ask(np.full((16, 16, 3), 127, dtype=np.uint8), ("Is anything there?",), 1, AnswerOptions(timeout_s=30, client="canary"))
+def build_canary(timeout_s: float) -> Ask:
+    """A question that asks only whether the model still answers. It has its turn among all clients."""
+    pixels = np.full((16, 16, 3), 127, dtype=np.uint8)
+    return Ask(pixels, ("Is anything there?",), 1, AnswerOptions(timeout_s=timeout_s, client="canary"))

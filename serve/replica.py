@@ -11,7 +11,7 @@ from PIL import Image
 from pixellm.errors import DeadlineError, InputError, ModelError
 from pixellm.inference.config import AnswerOptions
 from serve.config import AppConfig
-from serve.messages import CANARY, Ask, Event
+from serve.messages import Ask, Event, build_canary
 from serve.schemas import Mask, SegmentResponse
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class ModelReplica:
 
     def __init__(self, config: AppConfig, segmenter_factory: SegmenterFactory):
         self._segmenter, self._model_name = segmenter_factory(config), config.model_name
+        self._health_timeout_s = config.health_check_timeout_s
         self._num_answers = self._num_answers_seen = 0
 
     async def ask(self, ask: Ask) -> AsyncGenerator[Event, None]:
@@ -93,7 +94,7 @@ class ModelReplica:
         """Serve calls this every few seconds. An answer since the last call is proof enough; else a canary goes through the engine."""
         is_busy, self._num_answers_seen = self._num_answers != self._num_answers_seen, self._num_answers
         if not is_busy:
-            async for event in self.ask(CANARY):
+            async for event in self.ask(build_canary(self._health_timeout_s)):
                 if isinstance(event.news, Exception):
                     raise event.news
             self._num_answers_seen = self._num_answers

@@ -47,6 +47,7 @@ def add_segment_route(api: FastAPI, config: AppConfig, model: Model) -> None:
     @api.post("/v1/segment", summary="Ask questions about a photo", response_model_exclude_none=True,
               responses={200: {"content": _STREAM}, **problem_responses(404)}, openapi_extra=_REQUEST | query_parameters(SegmentFields))
     async def segment(request: Request) -> SegmentResponse | SegmentAnswers:
+        """The fields are part of a form or of JSON; with the photo itself as the body they are the query's."""
         body = await receive(request, config, _read_body)
         fields = body.fields
         questions = _checked_questions(fields, config)

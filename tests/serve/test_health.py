@@ -8,7 +8,6 @@ import pytest
 from pixellm.errors import ModelError
 from serve import health
 from serve.ingress import build_api
-from serve.messages import CANARY
 from serve.problems import ApiError
 from tests.serve.doubles import RuleModel
 from tests.serve.test_ingress import CONFIG, Raising, as_form, assert_problem, call, photo_bytes
@@ -40,7 +39,7 @@ def test_one_canary_is_proof_for_a_while(monkeypatch):
     answers, asked = session(use, model)
     assert [answer.status_code for answer in answers] == [200] * 5
     assert answers[0].json()["status"] == "ready" and 0 <= answers[3].json()["answered_s_ago"] <= health.FRESH_S + 10
-    assert asked == 1 and model.asks == [CANARY, CANARY]
+    assert asked == 1 and [ask.options.client for ask in model.asks] == ["canary", "canary"]
 
 
 def test_an_answer_to_somebody_is_proof_too():

@@ -13,7 +13,7 @@ from pixellm.inference.config import AnswerOptions, EngineConfig
 from pixellm.inference.segmenter import Segmenter
 from pixellm.testing import random_photo, tiny_model_and_processor
 from serve.config import AppConfig
-from serve.messages import CANARY, Ask
+from serve.messages import Ask, build_canary
 from serve.replica import ModelReplica
 from serve.schemas import Mask, SegmentResponse
 from tests.serve.doubles import RuleSegmenter
@@ -91,7 +91,7 @@ def test_who_leaves_ends_the_work():
 def test_limits_reach_the_segmenter():
     segmenter = RuleSegmenter()
     options = AnswerOptions(timeout_s=7.5, client="somebody")
-    events_of(Ask(CANARY.pixels, ("Which?",), 5, options), segmenter=segmenter)
+    events_of(Ask(np.zeros((4, 6, 3), dtype=np.uint8), ("Which?",), 5, options), segmenter=segmenter)
     assert segmenter.asked == [("Which?", 5, options)]
 
 
@@ -106,7 +106,8 @@ def test_a_canary_goes_through_an_idle_model_only():
         await replica.check_health()
 
     asyncio.run(run())
-    assert [question for question, _, _ in segmenter.asked] == [CANARY.questions[0], "Which half?", CANARY.questions[0]]
+    (canary,) = build_canary(1).questions
+    assert [question for question, _, _ in segmenter.asked] == [canary, "Which half?", canary]
 
 
 def test_a_model_that_fails_is_not_healthy():
