@@ -1,4 +1,4 @@
-"""Says what a shard folder holds, and writes a page of sample rows: `python -m jobs.inspect_data uri=URI [output=samples.html]`."""
+"""Says what a shard folder holds, and writes a page of sample rows: `python -m jobs.inspect_data URI [output=samples.html]`."""
 
 import sys
 
@@ -20,7 +20,10 @@ class InspectConfig(StrictModel):
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point."""
+    """Entry point. A first argument without `=` is the URI."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and "=" not in argv[0] and not argv[0].startswith("-"):
+        argv = [f"uri={argv[0]}", *argv[1:]]
     config = parse_command_line(InspectConfig, __doc__ or "", argv)
     try:
         found = survey(config.uri)

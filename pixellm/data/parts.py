@@ -60,6 +60,12 @@ class Counts(StrictModel):
         reasons = Counter(self.rejected_by_reason) + Counter(other.rejected_by_reason)
         return Counts(**sums, rejected_by_reason=dict(sorted(reasons.items())))
 
+    def time_shares(self) -> str:
+        """ "12.3: read 3 %, rasterise and encode 61 %, check 30 %, write 6 %"."""
+        seconds = {"read": self.read_s, "rasterise and encode": self.build_s, "check": self.check_s, "write": self.write_s}
+        total_s = sum(seconds.values())
+        return f"{total_s:.1f}: " + ", ".join(f"{name} {100 * each / max(total_s, 1e-9):.0f} %" for name, each in seconds.items())
+
     @classmethod
     def of(cls, rows: Sequence[Row], rejected: Sequence[RejectedRow], **seconds: float) -> "Counts":
         """Of rows and of what was set aside beside them."""
@@ -138,7 +144,7 @@ def build_part(records: pa.Table, builder: RowBuilder, source: str, max_side: in
 
 @dataclass
 class RowCollector:
-    """Rows while they are collected: each is brought to `max_side`, checked, and set aside where it is bad or its key came before."""
+    """Rows while they are collected: each is checked, set aside where it is bad or its key came before, and brought to `max_side`."""
 
     max_side: int | None = None
     rows: list[Row] = field(default_factory=list)
@@ -157,15 +163,14 @@ class RowCollector:
         try:
             if (key := row_key(row)) in self._keys:
                 raise RowError("duplicate_id", f"{' '.join(key)} came before")
-            row = shrink_row(row, self.max_side)
-            self.build_s += time.monotonic() - began
-            began = time.monotonic()
             validate_row(row)
+            self.check_s += time.monotonic() - began
+            began = time.monotonic()
+            self.rows.append(shrink_row(row, self.max_side))
             self._keys.add(key)
-            self.rows.append(row)
+            self.build_s += time.monotonic() - began
         except RowError as error:
             self.rejected.append(RejectedRow(row["image_id"], row["source"], error.reason, error.detail))
-        self.check_s += time.monotonic() - began
 
     def to_part(self) -> Part:
         """All that was collected."""

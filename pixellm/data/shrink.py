@@ -7,7 +7,7 @@ from PIL import Image
 
 from pixellm.data.schema import Region, Row, build_region, region_rle
 from pixellm.errors import InputError, RowError
-from pixellm.masks import check_rle, mask_to_rle, rle_to_mask
+from pixellm.masks import mask_to_rle, rle_to_mask
 from pixellm.photos import upright_rgb
 
 QUALITY = 95  # of JPEG and WebP
@@ -16,8 +16,9 @@ QUALITY = 95  # of JPEG and WebP
 def shrink_row(row: Row, max_side: int | None) -> Row:
     """`row`, or where its longer side is above `max_side` pixels a row of that size: an upright RGB photo in the same format, with masks.
 
-    A pixel of a smaller mask is on where at least half of its area was; of a mask with no such pixel, the one that has most of it stays,
-    so no region gets lost. Raises RowError `photo_unreadable`, `photo_format`, `rle_invalid`.
+    `row` has passed `validate_row`: a resized mask would fit any photo. A pixel of a smaller mask is on where at least half of its area
+    was; of a mask with no such pixel, the one that has most of it stays, so no region gets lost. Raises RowError `photo_unreadable`,
+    `photo_format`.
     """
     if max_side is None or max(row["height"], row["width"]) <= max_side:
         return row
@@ -27,7 +28,8 @@ def shrink_row(row: Row, max_side: int | None) -> Row:
         with Image.open(io.BytesIO(row["image"])) as photo:
             stream = io.BytesIO()
             small = upright_rgb(photo).resize((width, height), Image.Resampling.LANCZOS)
-            small.save(stream, format=photo.format, quality=QUALITY, icc_profile=photo.info.get("icc_profile"))
+            profile = photo.info.get("icc_profile") if photo.mode == "RGB" else None  # that of CMYK or grey would be wrong
+            small.save(stream, format=photo.format, quality=QUALITY, icc_profile=profile)
     except InputError as error:
         raise RowError("photo_format", str(error)) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -37,7 +39,6 @@ def shrink_row(row: Row, max_side: int | None) -> Row:
 
 
 def _shrink_region(region: Region, size_hw: tuple[int, int]) -> Region:
-    check_rle(region_rle(region))
     full = rle_to_mask(region_rle(region))
     mask = _box_resized(full.astype(np.uint8) * 255, size_hw) >= 128
     if not mask.any():

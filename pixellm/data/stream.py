@@ -159,9 +159,12 @@ class BatchStream(Generic[T]):
         """Windows `first` to `first + count - 1` of each lane: a table of one row for each, lanes of a window side by side."""
         spans: dict[Span, int] = {}
         windows = [self._plan(lane, number, spans) for number in range(first, first + count) for lane in self.lanes]
-        self._read([span for span in spans if span not in self._spans])
-        self._spans = {span: self._spans[span] for span in spans}  # what this portion does not need was used up, and is let go
-        blocks = self._collate(windows, list(self._spans.values()), list(spans))
+        ordered = list(spans)
+        self._read([span for span in ordered if span not in self._spans])
+        blocks = self._collate(windows, [self._spans[span] for span in ordered], ordered)
+        for number, place in (row for window in windows for row in window.rows):
+            if place + 1 == ordered[number].stop - ordered[number].start:  # its last row; until then a set of small weight may pause
+                self._spans.pop(ordered[number], None)
         return blocks
 
     def _plan(self, lane: int, number: int, spans: dict[Span, int]) -> _Window:

@@ -41,4 +41,4 @@ def test_samples_are_rows_of_the_folder(folder: str) -> None:
     rows = read_samples(folder, 3, seed=1)
     assert len({row["image_id"] for row in rows}) == 3 and rows == read_samples(folder, 3, seed=1)
     with pytest.raises(SystemExit, match=r"has no manifest.json"):
-        inspect_data.main([f"uri={folder}/none"])
+        inspect_data.main([f"{folder}/none"])

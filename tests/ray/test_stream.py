@@ -72,3 +72,19 @@ def test_memory_stays_bounded_however_slow_the_consumer_is(local_ray, mixture):
     assert len(windows) >= 4 and windows[:2] == [1, 2], "a slow consumer is one portion behind, not more"
     assert max(windows) * 2 * BATCHES_PER_WINDOW * 200_000 <= 16e6 / 2 < 2 * max(windows) * 2 * BATCHES_PER_WINDOW * 200_000
     batches.close()
+
+
+def test_row_groups_are_read_once_however_seldom_a_set_comes(local_ray, tmp_path):
+    """One row in 21 is of the small set: most portions of one window have none, and its row group has to stay for the next."""
+    for name, num_rows in (("large", 200), ("small", 10)):
+        write_shards([make_row(index, source=name) for index in range(num_rows)], str(tmp_path / name), ShardOptions())
+    mixture = read_mixture([(str(tmp_path / "large"), 20.0), (str(tmp_path / "small"), 1.0)], SEED, num_lanes=1)
+    stream = BatchStream(mixture, [0], mixture.start(ROWS_PER_BATCH), KeepKeys(1000), memory_mb=0.001)
+    taken, read = [], stream._read
+    stream._read = lambda spans: taken.extend(spans) or read(spans)
+    batches = iter(stream)
+    keys = [key for _ in range(60) for key in next(batches)[0]]
+    batches.close()
+    assert sum(key.startswith("small/") for _, key in keys) >= 5
+    assert len(taken) == len(set(taken)) == 2
+    assert len(stream._spans) == 2, "neither is used up yet"

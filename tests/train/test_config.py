@@ -9,9 +9,9 @@ from pixellm.train.config import TrainConfig
 REQUIRED = {"run": "r", "storage": "runs", "data": ["shards"], "steps": 10}
 
 
-def test_a_folder_is_an_entry_of_weight_one():
+def test_a_folder_is_an_entry_of_without_weight():
     config = build_config(TrainConfig, REQUIRED | {"data": ["a", {"uri": "b", "weight": 0.5}]})
-    assert [(entry.uri, entry.weight) for entry in config.data] == [("a", 1.0), ("b", 0.5)]
+    assert [(entry.uri, entry.weight) for entry in config.data] == [("a", None), ("b", 0.5)]
 
 
 def test_config_survives_its_own_dump():
