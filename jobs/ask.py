@@ -6,7 +6,7 @@
 import io
 import sys
 
-import httpx
+from PIL import Image
 from pydantic import Field, model_validator
 
 from pixellm.data.examples import read_example
@@ -16,6 +16,7 @@ from pixellm.inference.photos import load_photo
 from pixellm.masks import rle_to_mask
 from pixellm.settings import StrictModel, parse_command_line
 from pixellm.storage import read_bytes, write_bytes
+from serve.client import Client
 from serve.schemas import SegmentResponse
 
 
@@ -37,22 +38,12 @@ class AskConfig(StrictModel):
         return self
 
 
-def ask(config: AskConfig, photo: bytes, question: str) -> SegmentResponse:
-    """Post the form. Raises PixelLMError, with the server's own words if it answers with a problem."""
-    fields = {"question": question} | ({"max_new_tokens": str(config.max_new_tokens)} if config.max_new_tokens else {})
-    try:
-        response = httpx.post(f"{config.url.rstrip('/')}/v1/segment", files={"image": photo}, data=fields, timeout=config.timeout_s)
-    except httpx.HTTPError as error:
-        raise PixelLMError(f"no answer from {config.url} ({error}); is the model deployed there (jobs.deploy)?") from None
-    if response.status_code != 200:
-        is_problem = response.headers.get("content-type") == "application/problem+json"
-        detail = response.json()["detail"] if is_problem else response.text[:200]
-        raise PixelLMError(f"{config.url} answered {response.status_code}: {detail}")
-    return SegmentResponse.model_validate(response.json())
-
-
-def print_answer(question: str, answer: SegmentResponse, output: str) -> None:
-    """The texts, and a line for each mask."""
+def write_answer(photo: Image.Image, question: str, answer: SegmentResponse, output: str) -> None:
+    """Draws the answer, and prints its text with a line for each mask."""
+    buffer = io.BytesIO()
+    masks = [rle_to_mask(mask.rle) for mask in answer.masks]
+    draw_answer(photo, question, answer.text, [mask.span for mask in answer.masks], masks).save(buffer, "PNG")
+    write_bytes(output, buffer.getvalue())
     print(f"question {question}\nanswer {answer.text}")
     for mask in answer.masks:
         print(f"  {mask.label:<32} score {mask.score:.2f}   box {list(mask.bbox)!s:<22} {mask.area:>9,} pixels   {mask.color}")
@@ -65,14 +56,11 @@ def main(argv: list[str] | None = None) -> None:
     try:
         photo, example = read_example(config.shards) if config.shards else (read_bytes(config.image or ""), "")
         question = config.question or example
-        answer = ask(config, photo, question)
-        masks = [rle_to_mask({"size": list(mask.segmentation.size), "counts": mask.segmentation.counts}) for mask in answer.masks]
-        buffer = io.BytesIO()
-        draw_answer(load_photo(photo), question, answer.text, [mask.span for mask in answer.masks], masks).save(buffer, "PNG")
-        write_bytes(config.output, buffer.getvalue())
+        with Client(config.url, config.timeout_s) as client:
+            answer = client.segment(photo, question, config.max_new_tokens)
+        write_answer(load_photo(photo), question, answer, config.output)
     except PixelLMError as error:
         sys.exit(f"error: {error}")
-    print_answer(question, answer, config.output)
 
 
 if __name__ == "__main__":

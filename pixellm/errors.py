@@ -39,6 +39,17 @@ class DeadlineError(PixelLMError, TimeoutError):
     """An answer was not complete when its time was over."""
 
 
+class ServerError(PixelLMError, RuntimeError):
+    """A server answered a question with a problem. `status` is HTTP's, `code` a stable slug; 0 and `no_answer` when it did not answer."""
+
+    def __init__(self, status: int, code: str, detail: str):
+        super().__init__(status, code, detail)
+        self.status, self.code, self.detail = status, code, detail
+
+    def __str__(self) -> str:
+        return self.detail
+
+
 class RowError(PixelLMError, ValueError):
     """One row of a dataset is bad. `reason` is a stable slug such as `polygon_outside`; the row is set aside with it."""
 

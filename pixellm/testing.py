@@ -12,9 +12,9 @@ from transformers import DynamicCache
 
 from pixellm.errors import InputError
 from pixellm.inference.answers import Answer, TokenRules
+from pixellm.inference.config import AnswerOptions
 from pixellm.inference.requests import Request
 from pixellm.inference.segmentation import Segmentation, Target
-from pixellm.inference.segmenter import AnswerOptions
 from pixellm.masks import RLE, mask_to_rle, rle_area, rle_box_xywh
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.model.presets import build_tiny

@@ -1,24 +1,21 @@
 """Ray Serve's entry point: `serve.app:build_app` makes the application out of an AppConfig's dict."""
 
-import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any
 
-import numpy as np
 from fastapi import FastAPI
-from PIL import Image
 from ray import serve as ray_serve
 from ray.exceptions import RayActorError
 from ray.serve import Application
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
-from pixellm.errors import InputError
 from pixellm.settings import build_config
 from serve.config import AppConfig
 from serve.ingress import build_api
+from serve.messages import Ask, Event
 from serve.problems import ApiError
-from serve.replica import ModelReplica, Question, SegmenterFactory, load_segmenter
-from serve.schemas import SegmentResponse
+from serve.replica import ModelReplica, SegmenterFactory, load_segmenter
 
 RETRY_LATER = {"retry-after": "3"}
 
@@ -58,27 +55,33 @@ class Ingress:
         self._config, self._model = config, model
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(self._config, self._answer, echo_request_id=False)
+        return build_api(self._config, Replicas(self._model), echo_request_id=False)
 
-    async def _answer(self, photo: Image.Image, question: str, max_new_tokens: int) -> SegmentResponse:
-        pixels = await asyncio.to_thread(np.asarray, photo)
-        result = await self._ask_model(Question(pixels, question, max_new_tokens))
-        if isinstance(result, InputError):
-            raise result
-        if isinstance(result, SegmentResponse):
-            return result
-        raise ApiError(500, "model_failed", "The model failed on this request. Try again; if it stays, report the request_id.")
 
-    async def _ask_model(self, question: Question) -> Any:
-        for _ in range(2):  # a replica that dies takes its requests with it: ask another one, once
-            response = self._model.remote(question)
+class Replicas:
+    """The model replicas as one Model."""
+
+    def __init__(self, model: DeploymentHandle):
+        self._ask = model.options(stream=True).ask
+
+    async def ask(self, ask: Ask) -> AsyncGenerator[Event, None]:
+        """A replica that dies takes its requests with it: another one is asked, once, unless parts were given out already."""
+        for _ in range(2):
+            has_given = False
+            events = self._ask.remote(ask)
             try:
-                return await response
-            except asyncio.CancelledError:  # the time is up or the client left: leave no work behind
-                response.cancel()
-                raise
+                async for event in events:
+                    if isinstance(event.news, Exception):
+                        raise event.news
+                    has_given = True
+                    yield event
+                return
             except RayActorError:
-                continue
+                if has_given and ask.parts:
+                    raise ApiError(503, "model_lost", "The model was lost while it answered; ask again.", headers=RETRY_LATER) from None
             except BackPressureError:
                 raise ApiError(503, "overloaded", "Too many requests are waiting; try again in a moment.", headers=RETRY_LATER) from None
+            except BaseException:  # the time is up, the client left, or a question failed: leave no work behind
+                events.cancel()
+                raise
         raise ApiError(503, "model_unavailable", "The model is restarting; try again in a moment.", headers=RETRY_LATER)

@@ -5,9 +5,6 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from pixellm.inference.config import InferenceConfig
 from pixellm.settings import StrictModel
 
-# The model is one object in one executor thread: batches run one after the other.
-CONCURRENT_BATCHES = 1
-
 
 class AutoscalingConfig(StrictModel):
     """How many model replicas run. Serve adds one when the mean number of requests per replica stays above the target."""
@@ -31,20 +28,20 @@ class AppConfig(InferenceConfig):
     app_name: str = Field(default="pixellm", min_length=1, description="name of the application on the cluster")
     model: str = Field(min_length=1, description="path or URI of an exported model directory")
 
-    max_batch_size: PositiveInt = Field(default=8, description="questions answered in one pass of the model")
-    batch_wait_timeout_s: float = Field(default=0.01, ge=0, description="how long the first question of a batch waits for others")
-
     max_body_mb: PositiveFloat = Field(default=20, description="largest request body, in units of 1,000,000 bytes")
     max_megapixels: PositiveFloat = Field(default=40, description="largest photo, checked before it is decoded")
     max_question_chars: PositiveInt = 2000
+    max_questions: PositiveInt = Field(default=16, description="questions about one photo in one request")
     request_timeout_s: PositiveFloat = Field(default=60, description="for receiving a request, and again for answering it")
-    max_ongoing_requests: PositiveInt = Field(default=16, description="requests that one model replica holds, the running batch included")
+    max_ongoing_requests: PositiveInt = Field(default=32, description="requests that one model replica holds: those that its engine "
+                                              "answers and those that wait for a slot")
     max_queued_requests: PositiveInt = Field(default=128, description="requests waiting for a replica; above that the answer is 503")
 
     autoscaling: AutoscalingConfig = AutoscalingConfig()
     num_cpus: float = Field(default=1, ge=0, description="logical CPUs of a model replica")
     num_gpus: float = Field(default=0, ge=0, description="GPUs of a model replica")
-    health_check_timeout_s: PositiveFloat = Field(default=60, description="longer than the slowest batch, or busy replicas are restarted")
+    health_check_timeout_s: PositiveFloat = Field(default=60, description="longer than a new question waits in the "
+                                                  "busiest engine, or busy replicas are restarted")
     ingress_replicas: PositiveInt = 1
     ingress_num_cpus: float = Field(default=0, ge=0, description="logical CPUs of an ingress replica, which decodes the photos")
 
@@ -53,13 +50,17 @@ class AppConfig(InferenceConfig):
 
     @model_validator(mode="after")
     def _check_together(self) -> "AppConfig":
-        needed = self.max_batch_size * CONCURRENT_BATCHES
-        if self.max_ongoing_requests < needed:
-            raise ValueError(f"max_ongoing_requests ({self.max_ongoing_requests}) must be at least max_batch_size x concurrent batches "
-                             f"({self.max_batch_size} x {CONCURRENT_BATCHES} = {needed}), or batches never fill")
+        if self.max_ongoing_requests < self.engine.num_slots:
+            raise ValueError(f"max_ongoing_requests ({self.max_ongoing_requests}) is below engine.num_slots ({self.engine.num_slots}): the "
+                             "engine's slots would never fill")
         if self.device.startswith("cuda") and self.num_gpus == 0:
             raise ValueError(f"device is {self.device} but num_gpus is 0: Ray hides the GPUs from such a replica; set num_gpus")
         return self
+
+    @property
+    def model_name(self) -> str:
+        """What clients call the model: the last part of its path."""
+        return self.model.rstrip("/").rpartition("/")[2]
 
     @property
     def max_body_bytes(self) -> int:

@@ -7,12 +7,13 @@ import uuid
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pixellm.errors import InputError, PixelLMError
+from pixellm.errors import DeadlineError, InputError, ModelError, PixelLMError
 from serve.schemas import OpenAIError, Problem
 
 logger = logging.getLogger(__name__)
@@ -34,44 +35,61 @@ class ApiError(PixelLMError):
         return self.detail
 
 
-def problem_response(request_id: str, error: ApiError) -> JSONResponse:
+def to_api_error(error: Exception) -> ApiError:
+    """How a failure is told to who asked: what the caller may know, and of anything else nothing."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, InputError):
+        field, invalid, _ = error.code.partition("_invalid")
+        param = (field if invalid else field.partition("_")[0]).replace("photo", "image").replace("prompt", "question")
+        return ApiError(_STATUS_OF_INPUT_ERROR.get(error.code, 422), error.code, error.detail, param)
+    if isinstance(error, DeadlineError):
+        return ApiError(504, "answer_timeout", str(error))
+    if isinstance(error, RequestValidationError):  # FastAPI's own, for parameters of the path and the query
+        problem = error.errors()[0]
+        name, kind = str(problem["loc"][-1]), "missing" if problem["type"] == "missing" else "invalid"
+        return ApiError(422, f"{name}_{kind}", f"The parameter {name}: {problem['msg']}.", name)
+    if isinstance(error, HTTPException):  # Starlette's own: no such path, wrong method
+        code, headers = HTTPStatus(error.status_code).name.lower(), dict(error.headers) if error.headers else None
+        return ApiError(error.status_code, code, str(error.detail), headers=headers)
+    if isinstance(error, ModelError):
+        return ApiError(500, "model_failed", "The model failed on this request. Try again; if it stays, report the request_id.")
+    return ApiError(500, "internal_error", "The server failed on this request. Try again; if it stays, report the request_id.")
+
+
+def to_problem(request_id: str, error: ApiError) -> Problem:
     kind = "server_error" if error.status >= 500 else "invalid_request_error"
-    openai_error = OpenAIError(message=error.detail, type=kind, param=error.param, code=error.code)
-    problem = Problem(title=HTTPStatus(error.status).phrase, status=error.status, detail=error.detail, code=error.code,
-                      request_id=request_id, error=openai_error)
+    return Problem(title=HTTPStatus(error.status).phrase, status=error.status, detail=error.detail, code=error.code, request_id=request_id,
+                   error=OpenAIError(message=error.detail, type=kind, param=error.param, code=error.code))
+
+
+def problem_response(request_id: str, error: ApiError) -> JSONResponse:
+    problem = to_problem(request_id, error)
     return JSONResponse(problem.model_dump(), status_code=error.status, headers=error.headers, media_type=MEDIA_TYPE)
 
 
 def install_error_handlers(api: FastAPI) -> None:
-    """Answer ApiError, InputError and Starlette's own errors (no such path, wrong method) with a problem."""
+    """Answer the errors that `to_api_error` knows with a problem; RequestGuard answers the others."""
 
-    async def on_api_error(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, ApiError)
-        return problem_response(request.state.request_id, error)
+    async def on_error(request: Request, error: Exception) -> JSONResponse:
+        return problem_response(request.state.request_id, to_api_error(error))
 
-    async def on_input_error(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, InputError)
-        param = error.code.partition("_")[0].replace("photo", "image")
-        status = _STATUS_OF_INPUT_ERROR.get(error.code, 422)
-        return problem_response(request.state.request_id, ApiError(status, error.code, error.detail, param))
+    for known in (ApiError, InputError, DeadlineError, ModelError, RequestValidationError, HTTPException):
+        api.add_exception_handler(known, on_error)
 
-    async def on_http_error(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)
-        code = HTTPStatus(error.status_code).name.lower()
-        headers = dict(error.headers) if error.headers else None
-        return problem_response(request.state.request_id, ApiError(error.status_code, code, str(error.detail), headers=headers))
 
-    api.add_exception_handler(ApiError, on_api_error)
-    api.add_exception_handler(InputError, on_input_error)
-    api.add_exception_handler(HTTPException, on_http_error)
+def log_failure(request_id: str, error: Exception) -> None:
+    """An unforeseen error's type and stack; not its message, which can quote a question."""
+    if to_api_error(error).code == "internal_error":
+        stack = "".join(traceback.format_tb(error.__traceback__))
+        logger.error("request %s failed with %s\n%s", request_id, type(error).__name__, stack)
 
 
 class RequestGuard:
     """Outermost layer: gives a request its id, and turns an unforeseen exception into a 500 without internals.
 
     The id is the client's `x-request-id` if that is short and plain, else a new one. `echo_id` puts it into the answer; it is off
-    behind Ray Serve's proxy, which does so itself. The log gets the exception's type and stack but not its message, which can quote
-    a question.
+    behind Ray Serve's proxy, which does so itself.
     """
 
     def __init__(self, app: ASGIApp, echo_id: bool = True):
@@ -96,9 +114,7 @@ class RequestGuard:
         try:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
-            stack = "".join(traceback.format_tb(error.__traceback__))
-            logger.error("request %s failed with %s\n%s", request_id, type(error).__name__, stack)
+            log_failure(request_id, error)
             if started:
                 raise RuntimeError(f"request {request_id} failed after its answer had begun") from None
-            failure = ApiError(500, "internal_error", "The server failed on this request. Try again; if it stays, report the request_id.")
-            await problem_response(request_id, failure)(scope, receive, send_with_id)
+            await problem_response(request_id, to_api_error(error))(scope, receive, send_with_id)

@@ -16,6 +16,7 @@ from tests.conftest import ROOT
 LAYERS = {
     "pixellm": 0,
     "pixellm.errors": 0, "pixellm.masks": 0, "pixellm.settings": 0, "pixellm.storage": 0, "pixellm.drawing": 0, "pixellm.photos": 0,
+    "pixellm.contours": 0,
     "pixellm.revision": 0,
     "pixellm.model": 1,
     "pixellm.data": 2, "pixellm.inference": 2, "pixellm.evaluation.metrics": 2, "pixellm.testing": 2,
@@ -33,6 +34,7 @@ RESERVED = {
     "serve": ["serve*"],
     "serve.config": ["serve*", "jobs*"],
     "serve.schemas": ["serve*", "jobs*"],
+    "serve.client": ["serve*", "jobs*"],
     "jobs": ["jobs*"],
     "pixellm.testing": ["pixellm.testing"],
 }
@@ -42,6 +44,7 @@ ENOUGH = {
     "pixellm.settings": {"pydantic", "yaml"},
     "pixellm.masks": {"numpy", "PIL", "pycocotools"},
     "pixellm.drawing": {"numpy", "PIL"},
+    "pixellm.contours": {"numpy"},
     "pixellm.photos": {"numpy", "PIL"},
     "pixellm.revision": set(),
     "pixellm.storage": {"boto3", "botocore", "pyarrow"},
@@ -51,6 +54,7 @@ ENOUGH = {
     "pixellm.train.config": {"pydantic"},
     "serve.config": {"pydantic"},
     "serve.schemas": {"pydantic"},
+    "serve.client": {"httpx", "PIL", "pydantic"},
 }
 
 

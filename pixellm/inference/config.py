@@ -1,6 +1,7 @@
 """How questions are answered: what the engine holds, what every caller of it says, what batch jobs say. Needs neither torch nor Ray."""
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -44,3 +45,29 @@ class BatchConfig(InferenceConfig):
     cpus_per_worker: float = Field(1.0, gt=0)
     gpus_per_worker: float = Field(0.0, ge=0)
     max_failed_share: float = Field(0.05, ge=0, le=1, description="above it, of the photos, the job fails after everything is written")
+
+
+class Turn(NamedTuple):
+    """A question that was answered; `answer` has `{seg}` after each phrase that named a mask."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class AnswerOptions:
+    """How to answer. `temperature` None is greedy; else tokens are drawn, and the same `seed` draws the same answer in any company (in
+    float32; in bfloat16 near ties may fall otherwise).
+
+    The answer ends before the first of the `stop` strings, before a target beyond `max_targets`, and with DeadlineError after `timeout_s`.
+    Questions of different `client`s take turns. `history` is what was said before about the photo, in order.
+    """
+
+    max_targets: int | None = None
+    temperature: float | None = None
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    timeout_s: float | None = None
+    client: str = ""
+    history: tuple[Turn, ...] = ()

@@ -28,7 +28,8 @@ class Target:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """An answer. `answer` is `text` with `{seg}` after each target's phrase; `size_hw` is the upright photo's."""
+    """An answer. `answer` is `text` with `{seg}` after each target's phrase; `size_hw` is the upright photo's; `num_prompt_tokens` counts
+    those of the photo, too."""
 
     text: str
     answer: str
@@ -36,6 +37,7 @@ class Segmentation:
     finish_reason: FinishReason
     num_tokens: int
     size_hw: tuple[int, int]
+    num_prompt_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class TextDelta:
 class AnswerReader:
     """Turns the events of one request into text and targets. Masks are encoded in the thread that calls `take`."""
 
-    def __init__(self, processor: PixelLMProcessor, photo: PhotoInput, stop: Sequence[str] = ()):
-        self._processor, self._photo, self._stop = processor, photo, stop
+    def __init__(self, processor: PixelLMProcessor, photo: PhotoInput, stop: Sequence[str] = (), num_prompt_tokens: int = 0):
+        self._processor, self._photo, self._stop, self._num_prompt_tokens = processor, photo, stop, num_prompt_tokens
         self._token_ids: list[int] = []
         self._masks: dict[int, EncodedMask] = {}
         self._finish_reason: FinishReason | None = None
@@ -90,7 +92,7 @@ class AnswerReader:
         assert self._finish_reason is not None
         parsed = self._parsed()
         return Segmentation(parsed.text, parsed.template, [self._to_target(parsed, index) for index in range(len(parsed.spans))],
-                            self._finish_reason, len(self._token_ids), self._photo.photo_size_hw)
+                            self._finish_reason, len(self._token_ids), self._photo.photo_size_hw, self._num_prompt_tokens)
 
     def _parsed(self) -> ParsedAnswer:
         parsed = self._processor.parse_answer(self._token_ids)

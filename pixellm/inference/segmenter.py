@@ -1,9 +1,10 @@
 """The friendly face of inference: photos and questions in, sentences with spans and masks out."""
 
+import asyncio
 import functools
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -11,32 +12,14 @@ import torch
 from PIL import Image
 
 from pixellm.errors import InputError
-from pixellm.inference.config import EngineConfig, InferenceConfig
+from pixellm.inference.config import AnswerOptions, EngineConfig, InferenceConfig
 from pixellm.inference.engine import Engine, EventStream
-from pixellm.inference.requests import EndEvent, MaskEvent, PhotoInput, Request
+from pixellm.inference.requests import EndEvent, Event, MaskEvent, PhotoInput, Request
 from pixellm.inference.sampling import Greedy, Sampled
 from pixellm.inference.segmentation import AnswerReader, Segmentation, Target, TextDelta, ends_with_stop
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.model.presets import pretrained_dir
 from pixellm.storage import local_copy
-
-
-@dataclass(frozen=True)
-class AnswerOptions:
-    """How to answer. `temperature` None is greedy; else tokens are drawn, and the same `seed` draws the same answer in any company (in
-    float32; in bfloat16 near ties may fall otherwise).
-
-    The answer ends before the first of the `stop` strings, before a target beyond `max_targets`, and with DeadlineError after `timeout_s`.
-    Questions of different `client`s take turns.
-    """
-
-    max_targets: int | None = None
-    temperature: float | None = None
-    top_p: float = 1.0
-    seed: int = 0
-    stop: tuple[str, ...] = ()
-    timeout_s: float | None = None
-    client: str = ""
 
 
 class Segmenter:
@@ -79,7 +62,7 @@ class Segmenter:
         try:
             for image, question in zip(images, questions, strict=True):  # type: ignore[arg-type]
                 if previous is None or previous[0] is not image:
-                    previous = image, PhotoInput.from_image(image, self.processor.image_processor)
+                    previous = image, self.prepare_photo(image)
                 asked.append(self._ask(previous[1], question, max_new_tokens, options))
                 if len(asked) > 2 * self._config.num_slots:  # enough to keep the engine busy; the other photos need not be in memory yet
                     answers.append(asked.popleft().wait())
@@ -94,28 +77,51 @@ class Segmenter:
                        options: AnswerOptions = AnswerOptions()) -> Iterator[TextDelta | Target | Segmentation]:
         """Like `segment` for one question, while it is written: pieces of the text, each target when its mask is ready, then everything."""
         _check_question(question, "the question")
-        asked = self._ask(PhotoInput.from_image(image, self.processor.image_processor), question, max_new_tokens, options)
+        asked = self._ask(self.prepare_photo(image), question, max_new_tokens, options)
         try:
             for event in asked.stream:
                 asked.reader.take(event)
+                yield from asked.news(event)
+        finally:
+            asked.stream.cancel()
+
+    def prepare_photo(self, image: Image.Image) -> PhotoInput:
+        """What `answer_async` wants of a photo; once for all questions about it."""
+        return PhotoInput.from_image(image, self.processor.image_processor)
+
+    async def answer_async(self, photo: PhotoInput, question: str, max_new_tokens: int = 128, options: AnswerOptions = AnswerOptions(),
+                           with_parts: bool = True) -> AsyncIterator[TextDelta | Target | Segmentation]:
+        """`segment_stream` for a coroutine; without `with_parts` only the whole answer comes. Closing the iterator ends the request.
+
+        Masks are encoded in threads, so that the event loop stays free.
+        """
+        _check_question(question, "the question")
+        asked = self._ask(photo, question, max_new_tokens, options)
+        try:
+            async for event in asked.stream:
                 if isinstance(event, MaskEvent):
-                    yield asked.reader.target(event.index)
-                elif delta := asked.reader.next_text(is_last=isinstance(event, EndEvent)):
-                    yield TextDelta(delta)
-            yield asked.reader.to_segmentation()
+                    await asyncio.to_thread(asked.reader.take, event)
+                else:
+                    asked.reader.take(event)
+                if with_parts:
+                    for news in asked.news(event):
+                        yield news
+                elif isinstance(event, EndEvent):
+                    yield asked.reader.to_segmentation()
         finally:
             asked.stream.cancel()
 
     def _ask(self, photo: PhotoInput, question: str, max_new_tokens: int, options: AnswerOptions) -> "_Asked":
         if "" in options.stop:
             raise InputError("stop_invalid", "a stop string is empty; leave it out")
+        prompt_ids = self.processor.prompt_ids(question, options.history)
         request = Request(
-            photo, self.processor.prompt_ids(question), max_new_tokens, frozenset([self.processor.tokenizer.eos_token_id]),
+            photo, prompt_ids, max_new_tokens, frozenset([self.processor.tokenizer.eos_token_id]),
             is_finished=functools.partial(ends_with_stop, self.processor, options.stop) if options.stop else None,
             max_targets=options.max_targets,
             sampler=Greedy() if options.temperature is None else Sampled(options.temperature, options.top_p, options.seed),
             client=options.client, deadline_s=None if options.timeout_s is None else time.monotonic() + options.timeout_s)
-        return _Asked(self._engine.submit(request), AnswerReader(self.processor, photo, options.stop))
+        return _Asked(self._engine.submit(request), AnswerReader(self.processor, photo, options.stop, len(prompt_ids)))
 
 
 def load_segmenter(config: InferenceConfig) -> Segmenter:
@@ -139,6 +145,15 @@ class _Asked:
         finally:
             self.stream.cancel()
         return self.reader.to_segmentation()
+
+    def news(self, event: Event) -> Iterator[TextDelta | Target | Segmentation]:
+        """What an event that the reader has taken adds to the answer."""
+        if isinstance(event, MaskEvent):
+            yield self.reader.target(event.index)
+        elif delta := self.reader.next_text(is_last=isinstance(event, EndEvent)):
+            yield TextDelta(delta)
+        if isinstance(event, EndEvent):
+            yield self.reader.to_segmentation()
 
 
 def _check_question(question: str, name: str) -> None:

@@ -129,9 +129,18 @@ class PixelLMProcessor(ProcessorMixin):
         """I."""
         return self.image_processor.image_tokens_per_side**2
 
-    def prompt_ids(self, question: str) -> list[int]:
-        """The ids that generation starts from: the whole prompt, the image placeholder expanded to I tokens."""
-        return self._encode_prompt(self._render([self._user_turn(question)], add_generation_prompt=True))
+    def prompt_ids(self, question: str, history: Sequence[tuple[str, str]] = ()) -> list[int]:
+        """The ids that generation starts from: the whole prompt, the image placeholder expanded to I tokens.
+
+        `history`: what was said before about the photo, questions with their answers, which have `{seg}` after each phrase. The photo
+        stands in the first question.
+        """
+        first, *later = [*(asked for asked, _ in history), question]
+        turns = [self._user_turn(first)]
+        for (_, answer), asked in zip(history, later, strict=True):
+            said = self._without_special_tokens(answer).replace(SEG, "".join(self.codebook_tokens))
+            turns += [{"role": "assistant", "content": said}, {"role": "user", "content": self._without_special_tokens(asked)}]
+        return self._encode_prompt(self._render(turns, add_generation_prompt=True))
 
     def conversation_ids(self, question: str, answer: str) -> tuple[list[int], list[int]]:
         """Ids and labels of a whole conversation; the prompt part equals `prompt_ids` and its labels are -100.

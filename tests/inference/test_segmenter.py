@@ -1,13 +1,16 @@
 """The friendly face: sentences with spans and masks of the photo's size, alone, in lists and as a stream."""
 
+import asyncio
+import time
+
 import pytest
 from PIL import Image
 
 from pixellm.errors import DeadlineError, InputError
-from pixellm.inference.config import EngineConfig
+from pixellm.inference.config import AnswerOptions, EngineConfig
 from pixellm.inference.requests import Request
 from pixellm.inference.segmentation import Segmentation, Target, TextDelta
-from pixellm.inference.segmenter import AnswerOptions, Segmenter
+from pixellm.inference.segmenter import Segmenter
 from pixellm.masks import rle_to_mask
 from pixellm.testing import generate_alone, random_photo
 from tests.inference.models import QUESTIONS, SIZES_HW, photo_inputs, photos
@@ -125,6 +128,37 @@ def test_a_seed_draws_the_same_answer_in_any_company(segmenter):
     assert_same(segmenter.segment(photos(), QUESTIONS, 24, options), alone)
     other = segmenter.segment(photos(), QUESTIONS, 24, AnswerOptions(temperature=0.9, top_p=0.95, seed=6))
     assert [answer.text for answer in other] != [answer.text for answer in alone]
+
+
+def test_a_coroutine_gets_the_same_parts(segmenter, results):
+    async def gather(photo, question, with_parts):
+        return [part async for part in segmenter.answer_async(segmenter.prepare_photo(photo), question, 40, with_parts=with_parts)]
+
+    async def run():
+        return await asyncio.gather(*(gather(photo, question, with_parts) for with_parts in (True, False)
+                                      for photo, question in zip(photos(), QUESTIONS, strict=True)))
+
+    found = asyncio.run(run())
+    assert [len(parts) for parts in found[len(results):]] == [1] * len(results)
+    assert_same([parts[-1] for parts in found], [*results, *results])
+    for parts, result in zip(found, results, strict=False):
+        assert "".join(part.text for part in parts if isinstance(part, TextDelta)) == result.text
+        assert_same_targets([part for part in parts if isinstance(part, Target)], result.targets)
+
+
+def test_a_coroutine_that_leaves_ends_its_request(segmenter):
+    async def run():
+        parts = segmenter.answer_async(segmenter.prepare_photo(photos()[0]), QUESTIONS[0], 40)
+        await anext(parts)
+        await parts.aclose()
+        with pytest.raises(InputError):
+            await anext(segmenter.answer_async(segmenter.prepare_photo(photos()[0]), " "))
+
+    asyncio.run(run())
+    deadline = time.monotonic() + 30
+    while not segmenter._engine._loop.stepper.is_idle:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(("question", "max_new_tokens", "options", "code"), [

@@ -1,30 +1,22 @@
 """The asking job against the HTTP face in this process."""
 
-import asyncio
+import functools
 
-import httpx
 import pytest
 from PIL import Image
 
 from jobs import ask
-from tests.serve.test_ingress import CONFIG, answer_by_rule, build_api, photo_bytes
+from serve.client import Client
+from tests.serve.doubles import ApiTransport, RuleModel
+from tests.serve.test_ingress import CONFIG, build_api, photo_bytes
 
 
 @pytest.fixture
 def server(monkeypatch):
-    """`httpx.post` reaches an API in this process; yields the requests that it got."""
-    seen = []
-
-    def post(url, timeout, **request):
-        async def run():
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(build_api(CONFIG, answer_by_rule))) as client:
-                return await client.post(url, **request)
-
-        seen.append((url, request))
-        return asyncio.run(run())
-
-    monkeypatch.setattr(ask.httpx, "post", post)
-    return seen
+    """The client reaches an API in this process; yields the requests that it got."""
+    transport = ApiTransport(build_api(CONFIG, RuleModel()))
+    monkeypatch.setattr(ask, "Client", functools.partial(Client, transport=transport))
+    return transport.requests
 
 
 @pytest.fixture
@@ -41,7 +33,7 @@ def test_it_prints_the_answer_and_writes_the_picture(server, photo, tmp_path, ca
     assert "answer It is the left half" in printed and "400 pixels" in printed and "1 masks" in printed
     with Image.open(output) as picture:
         assert picture.format == "PNG" and picture.width == 768
-    assert server[0][0] == "http://test/v1/segment"
+    assert str(server[0].url) == "http://test/v1/segment"
 
 
 @pytest.mark.parametrize("more, message", [
@@ -54,7 +46,8 @@ def test_the_servers_own_words_are_shown(server, photo, tmp_path, more, message)
     assert not (tmp_path / "a.png").exists()
 
 
-def test_nobody_there(photo):
+def test_nobody_there(photo, monkeypatch):
+    monkeypatch.setattr("serve.client.time.sleep", lambda seconds: None)
     with pytest.raises(SystemExit, match=r"no answer from http://127.0.0.1:1 .*jobs.deploy"):
         ask.main([f"image={photo}", "question=Which?", "url=http://127.0.0.1:1"])
 

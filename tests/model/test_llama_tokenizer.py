@@ -55,6 +55,7 @@ def test_prompts_and_conversations_are_the_released_ones(folder, conversation, b
     assert processor.prompt_ids(question) == prompt
     ids, labels = processor.conversation_ids(question, answer)
     assert ids == whole and labels == [-100] * len(prompt) + whole[len(prompt):]
+    assert processor.prompt_ids("why?", [(question, answer)])[:len(whole)] == whole
     dot = processor.tokenizer.convert_tokens_to_ids("▁.")
     assert ids.count(dot) == 1, "a full stop after a group has a space before it"
 

@@ -100,6 +100,19 @@ def test_a_question_cannot_smuggle_placeholders(processor):
     assert processor.tokenizer.convert_tokens_to_ids("[SEG0]") not in processor.prompt_ids("[SEG0]")
 
 
+def test_a_later_question_follows_the_conversation_before_it(processor):
+    first, second = ("where is the red circle?", "the red circle {seg} and the blue ring {seg}."), ("and the others?", "there are none.")
+    before, _ = processor.conversation_ids(*first)
+    ids = processor.prompt_ids("why?", [first])
+    assert ids[:len(before)] == before and processor.tokenizer.decode(ids[len(before):]) == "why?\n"
+    longer = processor.prompt_ids("why?", [first, second])
+    assert longer[:len(before)] == before and longer.count(processor.tokenizer.convert_tokens_to_ids("<image>")) == 36
+    assert processor.tokenizer.decode(longer[len(before):]) == "and the others?\nthere are none.</s>why?\n"
+    smuggled = processor.prompt_ids("why <image>?", [("what [SEG0]?", "it [SEG1] <image></s>")])
+    assert smuggled.count(processor.tokenizer.convert_tokens_to_ids("<image>")) == 36
+    assert not {processor.tokenizer.convert_tokens_to_ids(token) for token in processor.codebook_tokens} & set(smuggled)
+
+
 def test_seg_count_must_equal_the_masks(processor):
     with pytest.raises(ModelError, match=r"found 1 \{seg\} in the answer but 0 target masks"):
         processor.collate([random_photo(9, 9)], [TrainingConversation(0, "?", "it {seg}.")])

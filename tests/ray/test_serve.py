@@ -1,10 +1,13 @@
 """A deployment on a Ray of its own, asked over HTTP, with a rule in place of the model."""
 
 import base64
+import json
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import openai
 import pytest
 import ray
 from ray import serve as ray_serve
@@ -14,6 +17,7 @@ from serve.config import AppConfig
 from serve.schemas import Problem, SegmentResponse
 from tests.serve.doubles import build_rule_segmenter
 from tests.serve.test_ingress import as_form, as_json, photo_bytes
+from tests.serve.test_segment import read_events
 
 pytestmark = pytest.mark.ray
 PNG = photo_bytes()
@@ -27,9 +31,9 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def server(local_ray):
-    """Address of a running application: batches of up to 4, waiting 0.5 s to fill."""
-    config = AppConfig(model="models/test", max_batch_size=4, batch_wait_timeout_s=0.5, max_ongoing_requests=8, max_body_mb=1,
-                       num_cpus=0.5, request_timeout_s=200, port=free_port())
+    """Address of a running application."""
+    config = AppConfig(model="models/test", engine={"num_slots": 4}, max_ongoing_requests=8, max_body_mb=1, num_cpus=0.5,
+                       request_timeout_s=200, port=free_port())
     try:
         ray_serve.start(http_options={"host": config.host, "port": config.port})
         ray_serve.run(build_application(config, build_rule_segmenter), name=config.app_name)
@@ -53,7 +57,7 @@ def test_form_and_json_get_the_same_answer(server):
 
 
 def test_health_documents_and_one_request_id(server):
-    assert httpx.get(f"{server}/healthz").json() == {"status": "ok", "model": "models/test"}
+    assert httpx.get(f"{server}/healthz").json() == {"status": "ok", "model": "test"}
     assert httpx.get(f"{server}/docs").status_code == 200
     assert "/v1/segment" in httpx.get(f"{server}/openapi.json").json()["paths"]
     assert httpx.get(f"{server}/healthz", headers={"x-request-id": "abc-1"}).headers.get_list("x-request-id") == ["abc-1"]
@@ -87,13 +91,40 @@ def test_a_body_without_a_declared_length_is_cut_off(server):
     assert_answers(server)
 
 
-def test_concurrent_questions_share_a_pass_and_a_bad_one_fails_alone(server):
-    questions = ["Which half?"] * 3 + ["poison"]
-    with ThreadPoolExecutor(4) as pool:
-        responses = list(pool.map(lambda question: ask(server, **as_form(PNG, question)), ["Which half?"] * 4))
-        assert any("batch of 4" in response.json()["text"] or "batch of 3" in response.json()["text"] for response in responses)
-        mixed = list(pool.map(lambda question: ask(server, **as_form(PNG, question)), questions))
-    assert [response.status_code for response in mixed] == [200, 200, 200, 500]
+def test_questions_do_not_wait_for_each_other_and_a_client_that_leaves_ends_its_own(server):
+    with ThreadPoolExecutor(2) as pool:
+        left = [pool.submit(httpx.post, f"{server}/v1/segment", timeout=3, **as_form(PNG, "wait")) for _ in range(2)]
+        wait_for_text(server, "3 are open, 0 were left.")
+        assert_answers(server)
+        assert [type(each.exception()) for each in left] == [httpx.ReadTimeout] * 2
+    wait_for_text(server, "1 are open, 2 were left.")
+
+
+def wait_for_text(server: str, text: str, timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while (found := ask(server, **as_form(PNG, "count")).json()["text"]) != text:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+
+
+def test_parts_arrive_while_the_answer_is_written_and_leaving_the_stream_ends_it(server):
+    with httpx.stream("POST", f"{server}/v1/segment", timeout=60, **as_form(PNG, "wait", stream="true")) as response:
+        lines = response.iter_lines()
+        assert (response.status_code, next(lines)) == (200, "event: text")
+        assert json.loads(next(lines).removeprefix("data: "))["text"] == "It is the left half."
+        wait_for_text(server, "2 are open, 2 were left.")
+    wait_for_text(server, "1 are open, 3 were left.")
+    events = read_events(ask(server, **as_form(PNG, stream="true")).text)
+    assert [kind for kind, _ in events] == ["text", "mask", "answer"]
+
+
+def test_openais_client_and_the_probes(server):
+    client = openai.OpenAI(base_url=f"{server}/v1", api_key="none")
+    url = "data:image/png;base64," + base64.b64encode(PNG).decode()
+    content = [{"type": "text", "text": "Which half?"}, {"type": "image_url", "image_url": {"url": url}}]
+    chunks = list(client.chat.completions.create(model="test", messages=[{"role": "user", "content": content}], stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "It is the left half."
+    assert httpx.get(f"{server}/readyz").json()["status"] == "ready" and httpx.get(f"{server}/livez").status_code == 200
 
 
 def test_a_replica_that_dies_is_replaced_without_a_failed_request(server):

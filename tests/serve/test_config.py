@@ -24,9 +24,10 @@ def test_a_round_trip_through_a_dict_keeps_everything():
 
 
 @pytest.mark.parametrize("values, message", [
-    ({"max_batch_sise": 4}, "did you mean 'max_batch_size'"),
+    ({"max_body_bm": 4}, "did you mean 'max_body_mb'"),
+    ({"engine": {"num_slot": 4}}, "did you mean 'num_slots'"),
     ({"autoscaling": {"min_replica": 2}}, "did you mean 'min_replicas'"),
-    ({"max_batch_size": 32, "max_ongoing_requests": 16}, r"max_ongoing_requests \(16\).*32 x 1 = 32"),
+    ({"engine": {"num_slots": 32}, "max_ongoing_requests": 16}, r"max_ongoing_requests \(16\) is below engine.num_slots \(32\)"),
     ({"autoscaling": {"min_replicas": 3, "max_replicas": 2}}, r"max_replicas \(2\) is below min_replicas \(3\)"),
     ({"device": "cuda"}, "num_gpus is 0"),
     ({"device": "tpu"}, "device"),

@@ -14,9 +14,8 @@ from pixellm.masks import rle_to_mask
 from serve.config import AppConfig
 from serve.ingress import build_api
 from serve.problems import ApiError
-from serve.replica import BatchRunner, Question
 from serve.schemas import Problem, SegmentResponse
-from tests.serve.doubles import RuleSegmenter
+from tests.serve.doubles import RuleModel
 
 CONFIG = AppConfig(model="models/test", max_body_mb=0.2, max_megapixels=0.1, max_question_chars=100, max_new_tokens=64, request_timeout_s=5)
 
@@ -32,30 +31,36 @@ def as_json(data: bytes | str, question: str = "Which half?", **more) -> dict:
     return {"json": {"image": image, "question": question, **more}}
 
 
+def as_photo(data: bytes, question: str | list[str] = "Which half?", **more) -> dict:
+    return {"content": data, "headers": {"content-type": "image/png"}, "params": {"question": question, **more}}
+
+
 def as_form(data: bytes, question: str | None = "Which half?", **more) -> dict:
     return {"files": {"image": ("a.png", data)}, "data": {**({"question": question} if question is not None else {}), **more}}
 
 
-async def answer_by_rule(photo, question, max_new_tokens):
-    import numpy as np
-
-    result = BatchRunner(RuleSegmenter(), "models/test").run([Question(np.asarray(photo), question, max_new_tokens)])[0]
-    if isinstance(result, SegmentResponse):
-        return result
-    raise result
-
-
-def call(method: str, path: str, answer=answer_by_rule, config: AppConfig = CONFIG, **request) -> httpx.Response:
+def call(method: str, path: str, model=None, config: AppConfig = CONFIG, **request) -> httpx.Response:
     async def run() -> httpx.Response:
-        transport = httpx.ASGITransport(build_api(config, answer))
+        transport = httpx.ASGITransport(build_api(config, model or RuleModel()))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.request(method, path, **request)
 
     return asyncio.run(run())
 
 
-def ask(answer=answer_by_rule, config: AppConfig = CONFIG, **request) -> httpx.Response:
-    return call("POST", "/v1/segment", answer, config, **request)
+def ask(model=None, config: AppConfig = CONFIG, **request) -> httpx.Response:
+    return call("POST", "/v1/segment", model, config, **request)
+
+
+class Raising:
+    """A model that raises instead of answering."""
+
+    def __init__(self, error):
+        self.error = error
+
+    async def ask(self, ask):
+        raise self.error
+        yield
 
 
 def assert_problem(response: httpx.Response, status: int, code: str) -> Problem:
@@ -74,12 +79,13 @@ def assert_problem(response: httpx.Response, status: int, code: str) -> Problem:
     as_json(base64.encodebytes(photo_bytes()).decode()),  # with line breaks
     as_form(photo_bytes(), max_new_tokens="64"),
     as_json(photo_bytes(), max_new_tokens=64),
-], ids=["form", "json", "data-url", "line-breaks", "form-limit", "json-limit"])
-def test_both_forms_of_a_request_give_the_whole_answer(request_body):
+    as_photo(photo_bytes(), max_new_tokens=64, format="rle", stream="false"),
+], ids=["form", "json", "data-url", "line-breaks", "form-limit", "json-limit", "photo"])
+def test_all_forms_of_a_request_give_the_whole_answer(request_body):
     response = ask(**request_body)
     assert response.status_code == 200, response.text
     answer = SegmentResponse.model_validate(response.json())
-    assert answer.size == (20, 40) and answer.finish_reason == "stop" and answer.model == "models/test"
+    assert answer.size == (20, 40) and answer.finish_reason == "stop" and answer.model == "test"
     mask = answer.masks[0]
     assert answer.text[mask.span[0]:mask.span[1]] == mask.label == "the left half"
     assert rle_to_mask(response.json()["masks"][0]["segmentation"]).sum() == mask.area == 400
@@ -98,14 +104,9 @@ def test_sizes_refer_to_the_upright_photo():
 @pytest.mark.parametrize("image_format, mode", [
     ("JPEG", "CMYK"), ("JPEG", "L"), ("PNG", "P"), ("PNG", "LA"), ("PNG", "RGBA"), ("PNG", "I;16"), ("PNG", "1"), ("WEBP", "RGBA")])
 def test_color_modes_arrive_as_rgb(image_format, mode):
-    seen = []
-
-    async def answer(photo, question, max_new_tokens):
-        seen.append(photo.mode)
-        return await answer_by_rule(photo, question, max_new_tokens)
-
-    assert ask(answer, **as_form(photo_bytes(image_format, mode=mode))).status_code == 200
-    assert seen == ["RGB"]
+    model = RuleModel()
+    assert ask(model, **as_form(photo_bytes(image_format, mode=mode))).status_code == 200
+    assert model.asks[0].pixels.shape == (20, 40, 3) and model.asks[0].pixels.dtype == "uint8"
 
 
 def test_the_answer_without_masks():
@@ -148,7 +149,18 @@ PNG = photo_bytes()
     (as_json(PNG, max_new_tokens="5"), 422, "max_new_tokens_invalid"),
     (as_json(PNG, max_new_tokens=0), 422, "max_new_tokens_invalid"),
     (as_json(PNG, prompt="Which?"), 422, "field_unknown"),
-    ({"content": PNG, "headers": {"content-type": "image/png"}}, 415, "body_format"),
+    ({"content": PNG, "headers": {"content-type": "image/png"}}, 422, "question_missing"),
+    (as_photo(PNG, format="jpeg"), 422, "format_invalid"),
+    (as_photo(PNG, stream="perhaps"), 422, "stream_invalid"),
+    (as_photo(PNG, answer="all"), 422, "field_unknown"),
+    (as_photo(PNG, format=["png", "rle"]), 422, "format_invalid"),
+    (as_photo(b"text"), 415, "photo_format"),
+    (as_photo(PNG, question=["Which?"] * 17), 422, "question_too_many"),
+    (as_json(PNG, question=[]), 422, "question_missing"),
+    (as_json(PNG, question=["Which?", " "]), 422, "question_missing"),
+    (as_json(PNG, format="svg"), 422, "format_invalid"),
+    (as_json("https://example.com/a.png"), 422, "image_url"),
+    ({**as_form(PNG), "params": {"format": "png"}}, 422, "field_unknown"),
     ({"content": PNG}, 415, "body_format"),
 ])
 def test_a_bad_request_gets_its_problem(request_body, status, code):
@@ -199,11 +211,11 @@ def test_wrong_paths_and_methods_are_problems_too(method, path, status, code):
 
 
 def test_a_slow_answer_is_given_up():
-    async def slow(photo, question, max_new_tokens):
-        await asyncio.sleep(30)
-
     config = CONFIG.model_copy(update={"request_timeout_s": 0.05})
-    assert_problem(ask(slow, config, **as_form(PNG)), 504, "answer_timeout")
+    model = RuleModel()
+    assert_problem(ask(model, config, **as_form(PNG, "wait")), 504, "answer_timeout")
+    assert model.segmenter.left == ["wait"]
+    assert_problem(ask(**as_form(PNG, "late")), 504, "answer_timeout")
 
 
 def test_a_slow_body_is_given_up():
@@ -216,11 +228,8 @@ def test_a_slow_body_is_given_up():
 
 
 def test_an_unforeseen_exception_is_a_500_that_tells_nothing(caplog):
-    async def broken(photo, question, max_new_tokens):
-        raise RuntimeError(f"cannot answer {question}")
-
     with caplog.at_level(logging.DEBUG):
-        response = ask(broken, **as_form(PNG, "zanzibar"))
+        response = ask(Raising(RuntimeError("cannot answer zanzibar")), **as_form(PNG, "zanzibar"))
     problem = assert_problem(response, 500, "internal_error")
     assert problem.error.type == "server_error"
     assert "zanzibar" not in response.text and "RuntimeError" not in response.text
@@ -229,13 +238,11 @@ def test_an_unforeseen_exception_is_a_500_that_tells_nothing(caplog):
 
 
 def test_errors_of_the_answer_keep_status_and_headers():
-    async def overloaded(photo, question, max_new_tokens):
-        raise ApiError(503, "overloaded", "Try again.", headers={"retry-after": "3"})
-
-    response = ask(overloaded, **as_form(PNG))
+    response = ask(Raising(ApiError(503, "overloaded", "Try again.", headers={"retry-after": "3"})), **as_form(PNG))
     assert_problem(response, 503, "overloaded")
     assert response.headers["retry-after"] == "3"
     assert_problem(ask(**as_form(PNG, "refuse this")), 422, "photo_unreadable")
+    assert_problem(ask(**as_form(PNG, "poison")), 500, "model_failed")
 
 
 def test_request_ids_come_back_and_odd_ones_are_replaced():
@@ -246,25 +253,20 @@ def test_request_ids_come_back_and_odd_ones_are_replaced():
 
 
 def test_the_default_limit_is_the_configured_one():
-    limits = []
-
-    async def answer(photo, question, max_new_tokens):
-        limits.append(max_new_tokens)
-        return await answer_by_rule(photo, question, max_new_tokens)
-
-    ask(answer, **as_form(PNG))
-    ask(answer, **as_json(PNG, max_new_tokens=3))
-    assert limits == [64, 3]
+    model = RuleModel()
+    ask(model, **as_form(PNG))
+    ask(model, **as_json(PNG, max_new_tokens=3))
+    assert [each.max_new_tokens for each in model.asks] == [64, 3]
 
 
 def test_health_is_answered_while_photos_decode(monkeypatch):
     import threading
 
     release = threading.Event()
-    monkeypatch.setattr("serve.ingress.load_photo", lambda data, max_pixels: release.wait(10) and Image.new("RGB", (4, 4)))
+    monkeypatch.setattr("serve.limits.load_photo", lambda data, max_pixels: release.wait(10) and Image.new("RGB", (4, 4)))
 
     async def run():
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(build_api(CONFIG, answer_by_rule)), base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(build_api(CONFIG, RuleModel())), base_url="http://test") as client:
             waiting = asyncio.create_task(client.post("/v1/segment", **as_form(PNG)))
             await asyncio.sleep(0.1)
             health = await client.get("/healthz")
@@ -273,15 +275,15 @@ def test_health_is_answered_while_photos_decode(monkeypatch):
             return health, await waiting
 
     health, answer = asyncio.run(run())
-    assert health.json() == {"status": "ok", "model": "models/test"}
+    assert health.json() == {"status": "ok", "model": "test"}
     assert answer.status_code == 200
 
 
-def test_the_documents_describe_both_forms_and_the_problems():
+def test_the_documents_describe_all_forms_and_the_problems():
     assert call("GET", "/docs").status_code == 200
     document = call("GET", "/openapi.json").json()
     operation = document["paths"]["/v1/segment"]["post"]
-    assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "application/json"}
+    assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "application/json", "image/*"}
     assert {"200", "400", "413", "415", "422", "500", "503", "504"} <= set(operation["responses"])
     assert "application/problem+json" in operation["responses"]["413"]["content"]
     schemas = document["components"]["schemas"]

@@ -1,63 +1,133 @@
+"""One replica in this process, with a rule in place of the model and once with a real one."""
+
+import asyncio
 import logging
 import pickle
+from contextlib import aclosing
 
 import numpy as np
 import pytest
 
-from pixellm.errors import InputError, ModelError
-from serve.replica import CANARY, BatchRunner, Question
-from serve.schemas import SegmentResponse
+from pixellm.errors import DeadlineError, InputError, ModelError
+from pixellm.inference.config import AnswerOptions, EngineConfig
+from pixellm.inference.segmenter import Segmenter
+from pixellm.testing import random_photo, tiny_model_and_processor
+from serve.config import AppConfig
+from serve.messages import Ask, build_canary
+from serve.replica import ModelReplica
+from serve.schemas import Mask, SegmentResponse
 from tests.serve.doubles import RuleSegmenter
 
-
-def question(text: str = "Which half?", limit: int = 8, width: int = 6) -> Question:
-    return Question(np.zeros((4, width, 3), dtype=np.uint8), text, limit)
+CONFIG = AppConfig(model="models/m")
 
 
-def run(*questions: Question, segmenter=None):
-    segmenter = segmenter or RuleSegmenter()
-    return BatchRunner(segmenter, "m").run(questions), segmenter
+def ask(*questions: str, parts: bool = False, pixels: np.ndarray | None = None, limit: int = 8) -> Ask:
+    return Ask(np.zeros((4, 6, 3), dtype=np.uint8) if pixels is None else pixels, questions, limit, AnswerOptions(timeout_s=30), parts)
 
 
-def test_one_pass_for_a_whole_batch_of_different_photos():
-    results, segmenter = run(question(width=6), question(width=8), question("none"))
-    assert segmenter.batch_sizes == [3]
-    assert [result.size for result in results] == [(4, 6), (4, 8), (4, 6)]
-    assert [len(result.masks) for result in results] == [1, 1, 0]
+def events_of(*asks: Ask, segmenter=None):
+    replica = ModelReplica(CONFIG, lambda config: segmenter or RuleSegmenter())
+
+    async def gather(one: Ask):
+        return [event async for event in replica.ask(one)]
+
+    async def run():
+        return await asyncio.gather(*map(gather, asks))
+
+    return asyncio.run(run())
 
 
-def test_order_is_kept_across_different_limits():
-    results, segmenter = run(question(width=2, limit=9), question(width=4, limit=3), question(width=6, limit=9), CANARY)
-    assert [result.size[1] for result in results] == [2, 4, 6, 16]
-    assert sorted(zip(segmenter.limits, segmenter.batch_sizes, strict=True)) == [(1, 1), (3, 1), (9, 2)]
+def test_the_whole_answer_is_one_event():
+    (events,) = events_of(ask("Which half?"))
+    assert [event.index for event in events] == [0]
+    assert events[0].news.model == "m" and len(events[0].news.masks) == 1
 
 
-def test_a_bad_question_fails_alone(caplog):
+def test_parts_come_in_order_and_make_up_the_answer():
+    (events,) = events_of(ask("Which half?", "none", parts=True))
+    for index in (0, 1):
+        news = [event.news for event in events if event.index == index]
+        answer = news[-1]
+        assert isinstance(answer, SegmentResponse)
+        assert "".join(each for each in news if isinstance(each, str)) == answer.text
+        assert [each for each in news if isinstance(each, Mask)] == answer.masks
+
+
+def test_requests_run_at_the_same_time_and_a_bad_question_fails_alone(caplog):
+    segmenter = RuleSegmenter()
     with caplog.at_level(logging.DEBUG):
-        results, _ = run(question(), question("poison zanzibar"), question("refuse"), question())
-    assert [type(result) for result in results] == [SegmentResponse, ModelError, InputError, SegmentResponse]
-    assert results[2].code == "photo_unreadable"
-    assert "zanzibar" not in str(results[1]) and "zanzibar" not in caplog.text
+        results = events_of(ask("Which half?"), ask("poison zanzibar"), ask("refuse"), ask("late"), ask("none"), segmenter=segmenter)
+    assert [type(events[-1].news) for events in results] == [SegmentResponse, ModelError, InputError, DeadlineError, SegmentResponse]
+    assert results[2][-1].news.code == "photo_unreadable"
+    assert "zanzibar" not in str(results[1][-1].news) and "zanzibar" not in caplog.text
     assert "RuntimeError" in caplog.text
+    for events in results:
+        copy = pickle.loads(pickle.dumps(events[-1]))
+        assert type(copy.news) is type(events[-1].news) and str(copy.news) == str(events[-1].news)
+    assert segmenter.num_running == 0
 
 
-@pytest.mark.parametrize("answers", [[], None, [None, None], "xx"])
-def test_a_segmenter_that_breaks_its_promise_gives_errors_not_exceptions(answers):
-    class Broken:
-        def segment(self, images, questions, max_new_tokens=128):
-            return answers
-
-    results, _ = run(question(), question(), segmenter=Broken())
-    assert [type(result) for result in results] == [ModelError, ModelError]
+def test_an_error_ends_the_other_questions_of_its_request():
+    segmenter = RuleSegmenter()
+    (events,) = events_of(ask("wait", "refuse"), segmenter=segmenter)
+    assert isinstance(events[-1].news, InputError) and segmenter.left == ["wait"]
 
 
-def test_no_questions_no_pass():
-    results, segmenter = run()
-    assert results == [] and segmenter.batch_sizes == []
+def test_who_leaves_ends_the_work():
+    segmenter = RuleSegmenter()
+    replica = ModelReplica(CONFIG, lambda config: segmenter)
+
+    async def run():
+        async with aclosing(replica.ask(ask("wait", "wait too", parts=True))) as events:
+            async for _ in events:
+                break
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert sorted(segmenter.left) == ["wait", "wait too"] and segmenter.num_running == 0
 
 
-def test_results_travel_between_processes():
-    results, _ = run(question(), question("poison"), question("refuse"))
-    for result in results:
-        copy = pickle.loads(pickle.dumps(result))
-        assert type(copy) is type(result) and str(copy) == str(result)
+def test_limits_reach_the_segmenter():
+    segmenter = RuleSegmenter()
+    options = AnswerOptions(timeout_s=7.5, client="somebody")
+    events_of(Ask(np.zeros((4, 6, 3), dtype=np.uint8), ("Which?",), 5, options), segmenter=segmenter)
+    assert segmenter.asked == [("Which?", 5, options)]
+
+
+def test_a_canary_goes_through_an_idle_model_only():
+    segmenter = RuleSegmenter()
+    replica = ModelReplica(CONFIG, lambda config: segmenter)
+
+    async def run():
+        await replica.check_health()
+        [event async for event in replica.ask(ask("Which half?"))]
+        await replica.check_health()
+        await replica.check_health()
+
+    asyncio.run(run())
+    (canary,) = build_canary(1).questions
+    assert [question for question, _, _ in segmenter.asked] == [canary, "Which half?", canary]
+
+
+def test_a_model_that_fails_is_not_healthy():
+    class Broken(RuleSegmenter):
+        def _answer(self, image, question):
+            raise RuntimeError
+
+    with pytest.raises(ModelError, match="RuntimeError"):
+        asyncio.run(ModelReplica(CONFIG, lambda config: Broken()).check_health())
+
+
+def test_a_real_model_answers_as_it_does_without_a_replica():
+    segmenter = Segmenter(*tiny_model_and_processor(), EngineConfig(num_slots=2))
+    photo, questions = random_photo(40, 60), ["where is the red circle?", "where is the blue ring?"]
+    asks = [ask(*questions, parts=parts, pixels=np.asarray(photo), limit=16) for parts in (False, True)]
+    whole, parts = events_of(*asks, segmenter=segmenter)
+    for index, question in enumerate(questions):
+        expected = SegmentResponse.from_segmentation(segmenter.segment(photo, question, 16), "m")
+        for events in (whole, parts):
+            news = [event.news for event in events if event.index == index]
+            assert news[-1].model_copy(update={"id": expected.id}) == expected
+        assert "".join(each for each in news if isinstance(each, str)) == expected.text
+        assert [each for each in news if isinstance(each, Mask)] == expected.masks

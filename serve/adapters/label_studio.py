@@ -1,0 +1,163 @@
+"""Label Studio's machine learning backend: `GET /health`, `POST /setup`, `/predict`, `/webhook` below `/adapters/label_studio`.
+
+The question of a task is the text of the region that somebody drew or wrote (`params.context`), else the task's `data.question`, else it
+is asked for the labels of the project. This server fetches no URL: a task's photo is a `data:` URL or base64.
+"""
+
+import asyncio
+import uuid
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+from fastapi import FastAPI, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from pixellm.masks import rle_to_mask
+from serve.adapters.common import answer_question
+from serve.adapters.label_studio_rle import encode_brush
+from serve.config import AppConfig
+from serve.limits import JSON, decode_base64, read_json
+from serve.messages import Model
+from serve.openapi import problem_responses, ref, request_body
+from serve.problems import ApiError
+from serve.schemas import Mask, SegmentResponse
+
+PREFIX = "/adapters/label_studio"
+
+
+class _Open(BaseModel):
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+
+class Task(_Open):
+    id: int | str | None = None
+    data: dict[str, Any]
+
+
+class PredictParameters(_Open):
+    context: dict[str, Any] | None = None
+
+
+class PredictRequest(_Open):
+    tasks: list[Task]
+    label_config: str = Field(description="The project's XML, with a BrushLabels tag for an Image tag.")
+    params: PredictParameters | None = None
+
+
+class Brush(BaseModel):
+    format: Literal["rle"] = "rle"
+    rle: list[int]
+    brushlabels: list[str]
+
+
+class Region(BaseModel):
+    id: str
+    from_name: str
+    to_name: str
+    type: Literal["brushlabels"] = "brushlabels"
+    original_width: int
+    original_height: int
+    image_rotation: Literal[0] = 0
+    value: Brush
+    score: float
+
+
+class Prediction(_Open):
+    result: list[Region]
+    score: float
+    model_version: str
+
+
+class Predictions(BaseModel):
+    results: list[Prediction]
+
+
+class BackendHealth(_Open):
+    status: Literal["UP"] = "UP"
+    model_class: str = "PixelLM"
+
+
+class Setup(_Open):
+    model_version: str
+
+
+class _Tags(BaseModel):
+    """What the project calls its brush, the photo, the photo's place in the data, and the labels."""
+
+    brush: str
+    image: str
+    image_key: str
+    labels: list[str]
+
+
+def add_label_studio_routes(api: FastAPI, config: AppConfig, model: Model) -> None:
+    """For a Label Studio server that names this one as its backend."""
+
+    @api.get(f"{PREFIX}/health", summary="Label Studio's check of its backend")
+    async def health() -> BackendHealth:
+        return BackendHealth()
+
+    @api.post(f"{PREFIX}/setup", summary="Label Studio's greeting")
+    async def setup() -> Setup:
+        return Setup(model_version=config.model_name)
+
+    @api.post(f"{PREFIX}/webhook", status_code=201, summary="Label Studio's events, which this model does not learn from")
+    async def webhook() -> dict[str, str]:
+        return {}
+
+    @api.post(f"{PREFIX}/predict", summary="Brush masks for Label Studio's tasks", responses=problem_responses(404),
+              openapi_extra=request_body({JSON: ref(PredictRequest)}))
+    async def predict(request: Request) -> Predictions:
+        body = await read_json(request, config, PredictRequest, strict=False)
+        if len(body.tasks) > config.max_questions:
+            detail = f"There are {len(body.tasks)} tasks, at most {config.max_questions} are allowed."
+            raise ApiError(422, "tasks_too_many", detail, "tasks")
+        tags = read_label_config(body.label_config)
+        context = body.params.context if body.params else None
+
+        async def answer(task: Task) -> Prediction:
+            image = task.data.get(tags.image_key)
+            if not isinstance(image, str):
+                raise ApiError(422, "image_missing", f"A task's data has no text {tags.image_key}, which the Image tag names.", "tasks")
+            data = await asyncio.to_thread(decode_base64, image, "tasks")
+            found = await answer_question(data, to_question(task, context, tags.labels), config, model)
+            regions = [await asyncio.to_thread(to_region, mask, found, tags) for mask in found.masks]
+            score = min((region.score for region in regions), default=0.0)
+            return Prediction(result=regions, score=score, model_version=config.model_name)
+
+        return Predictions(results=[await answer(task) for task in body.tasks])
+
+
+def read_label_config(label_config: str) -> _Tags:
+    """Raises ApiError `label_config_invalid` for XML that is damaged, defines entities, or has no brush for a photo."""
+    try:
+        if "<!" in label_config.replace("<!--", ""):  # a document type can define entities that grow without bound
+            raise ElementTree.ParseError("it has a document type")
+        root = ElementTree.fromstring(label_config)
+    except ElementTree.ParseError as error:
+        raise ApiError(422, "label_config_invalid", f"label_config is not plain XML: {error}.", "label_config") from None
+    for brush in root.iter("BrushLabels"):
+        for image in root.iter("Image"):
+            if image.get("name") == brush.get("toName") and brush.get("name") and (image.get("value") or "").startswith("$"):
+                labels = [label.get("value") or "" for label in brush.iter("Label")]
+                return _Tags(brush=brush.get("name") or "", image=image.get("name") or "", image_key=(image.get("value") or "")[1:],
+                             labels=[label for label in labels if label])
+    raise ApiError(422, "label_config_invalid", "label_config has no BrushLabels whose toName is an Image with a value.", "label_config")
+
+
+def to_question(task: Task, context: dict[str, Any] | None, labels: list[str]) -> str:
+    """What to ask about a task."""
+    for region in (context or {}).get("result") or []:
+        text = region.get("value", {}).get("text") if isinstance(region, dict) and isinstance(region.get("value"), dict) else None
+        if text:
+            return " ".join(map(str, text)) if isinstance(text, list) else str(text)
+    return str(task.data.get("question") or f"Where is the {', the '.join(labels)}?")
+
+
+def to_region(mask: Mask, answer: SegmentResponse, tags: _Tags) -> Region:
+    """A mask with the longest of the project's labels that its phrase holds; with the phrase itself where none does."""
+    named = [label for label in tags.labels if label.lower() in mask.label.lower()]
+    label = max(named, key=len) if named else tags.labels[0] if len(tags.labels) == 1 else mask.label
+    height, width = answer.size
+    return Region(id=uuid.uuid4().hex[:10], from_name=tags.brush, to_name=tags.image, original_width=width, original_height=height,
+                  value=Brush(rle=encode_brush(rle_to_mask(mask.rle)), brushlabels=[label]), score=mask.score)

@@ -1,0 +1,134 @@
+"""OpenAI's chat completions on the wire, as far as they mean something here, with masks in `message.masks` and `delta.masks`."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from serve.schemas import Mask
+
+FinishReason = Literal["stop", "length"]
+
+
+class _Open(BaseModel):
+    """Fields that are not known here are left alone: OpenAI's clients send many."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class ImageUrl(_Open):
+    url: str = Field(description="The photo (JPEG, PNG or WebP) as a `data:` URL with base64.")
+
+
+class ContentPart(_Open):
+    type: Literal["text", "image_url"]
+    text: str | None = None
+    image_url: ImageUrl | str | None = None
+
+
+class NamedMask(_Open):
+    """A mask of an earlier answer, of which only the place in the text counts."""
+
+    span: tuple[int, int]
+
+
+class ChatMessage(_Open):
+    """One turn. Questions are about one photo, which is part of a `user` message; an earlier answer may keep its `masks`."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[ContentPart] | None = None
+    masks: list[NamedMask] | None = None
+
+
+class StreamOptions(_Open):
+    include_usage: bool = False
+
+
+class ChatRequest(_Open):
+    """A conversation about a photo, whose last message is a question."""
+
+    model: str = Field(description="A name that `/v1/models` lists.")
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1, description="Longest answer; more than the server's limit is that limit.")
+    max_tokens: int | None = Field(default=None, ge=1, description="The older name of `max_completion_tokens`.")
+    temperature: float | None = Field(default=None, ge=0, le=2, description="Left out or 0: the most likely tokens.")
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    stop: str | list[str] | None = None
+    n: Literal[1] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+
+class GroundedText(BaseModel):
+    """A piece of the content, and the masks that it names. All pieces in order are the content."""
+
+    text: str
+    mask_ids: list[str]
+
+
+class AnswerMessage(BaseModel):
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+    masks: list[Mask] = Field(description="Spans are of `content`.")
+    grounding: list[GroundedText]
+
+
+class Choice(BaseModel):
+    index: int = 0
+    message: AnswerMessage
+    logprobs: None = None
+    finish_reason: FinishReason
+
+
+class ChatUsage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class ChatCompletion(BaseModel):
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int = Field(description="Seconds since 1970.")
+    model: str
+    choices: list[Choice]
+    usage: ChatUsage
+
+
+class Delta(BaseModel):
+    """What is new; fields that are not new are left out."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+    masks: list[Mask] | None = None
+    grounding: list[GroundedText] | None = Field(default=None, description="With the finish reason.")
+
+
+class ChunkChoice(BaseModel):
+    index: int = 0
+    delta: Delta
+    finish_reason: FinishReason | None = None
+
+
+class ChatChunk(BaseModel):
+    """The data of a server-sent event. After the last one comes the data `[DONE]`."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChunkChoice] = Field(description="Empty in the chunk that has the usage.")
+    usage: ChatUsage | None = None
+
+
+class ModelCard(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int = Field(description="Seconds since 1970.")
+    owned_by: str = "pixellm"
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelCard]

@@ -1,0 +1,145 @@
+"""What a request may hold: bytes while they come in, time, the photo, the words. Blocking work is done in threads.
+
+`/healthz` therefore answers at once at any time.
+"""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import TypeVar
+
+import numpy as np
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
+
+from pixellm.errors import DeadlineError
+from pixellm.inference.photos import load_photo
+from serve.config import AppConfig
+from serve.messages import Event
+from serve.problems import ApiError
+
+JSON = "application/json"
+T = TypeVar("T")
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def receive(request: Request, config: AppConfig, read: Callable[[Request], Awaitable[T]]) -> T:
+    """`read` of the request, whose body must stay within the deployment's bytes and time."""
+    try:
+        async with asyncio.timeout(config.request_timeout_s):
+            return await read(_limited(request, config.max_body_bytes))
+    except TimeoutError:
+        raise ApiError(408, "request_timeout", f"The body did not arrive within {config.request_timeout_s:g} s.") from None
+    except ClientDisconnect:
+        raise ApiError(400, "body_incomplete", "The connection closed before the body was complete.") from None
+
+
+def _limited(request: Request, max_bytes: int) -> Request:
+    """`request`, whose body raises ApiError as soon as more than `max_bytes` have come in, or before that if it says so itself."""
+    error = ApiError(413, "body_too_large", f"The body is larger than {max_bytes:,} bytes; send a smaller photo.",
+                     headers={"connection": "close"})
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > max_bytes:
+        raise error
+    received = 0
+
+    async def receive() -> Message:
+        nonlocal received
+        message = await request.receive()
+        received += len(message.get("body", b""))
+        if received > max_bytes:
+            raise error
+        return message
+
+    return Request(request.scope, receive)
+
+
+async def read_json(request: Request, config: AppConfig, model: type[ModelT], strict: bool = True) -> ModelT:
+    """The body as a `model`; ApiError for one that is too large, too slow, not JSON, or wrong."""
+    if media_type(request) != JSON:
+        raise ApiError(415, "body_format", f"The body is {media_type(request) or 'of no stated type'}; send {JSON}.")
+    return await asyncio.to_thread(parse_json, await receive(request, config, Request.body), model, strict)
+
+
+def parse_json(data: bytes, model: type[ModelT], strict: bool = True) -> ModelT:
+    """Raises ApiError that says what is wrong with the first wrong field."""
+    try:
+        return model.model_validate_json(data, strict=strict)
+    except ValidationError as error:
+        raise field_problem(error, model) from None
+
+
+def field_problem(error: ValidationError, model: type[BaseModel]) -> ApiError:
+    """The first problem only, and never the value found: it can be a photo."""
+    problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    field = str(problem["loc"][0]) if problem["loc"] else None
+    if problem["type"] == "json_invalid":
+        return ApiError(400, "json_invalid", f"The body is not valid JSON: {problem['msg'].removeprefix('Invalid JSON: ')}.")
+    if problem["type"] == "extra_forbidden":
+        return ApiError(422, "field_unknown", f"The request has an unknown field; known are {', '.join(model.model_fields)}.")
+    if problem["type"] == "missing" and len(problem["loc"]) == 1:
+        return ApiError(422, f"{field}_missing", f"The field {field} is missing.", field)
+    return ApiError(422, f"{field}_invalid" if field else "body_invalid", f"{field or 'body'}: {problem['msg']}.", field)
+
+
+def decode_base64(encoded: str, param: str = "image") -> bytes:
+    """A photo's bytes from base64 or a `data:` URL. Raises ApiError `image_base64`, and `image_url` for a URL that would be fetched."""
+    if encoded.startswith("data:"):
+        header, _, encoded = encoded.partition(",")
+        if not header.endswith(";base64"):
+            raise ApiError(422, "image_base64", f"The data: URL of {param} is not in base64.", param)
+    elif encoded[:8].lower().startswith(("http://", "https://")):
+        raise ApiError(422, "image_url", f"{param} is a URL; this server fetches none. Send the photo as base64 or as a data: URL.", param)
+    try:
+        return base64.b64decode("".join(encoded.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise ApiError(422, "image_base64", f"{param} is not valid base64.", param) from None
+
+
+async def read_photo(data: bytes, config: AppConfig) -> np.ndarray:
+    """uint8 (H, W, 3), RGB, upright. Raises what `load_photo` raises."""
+    return await asyncio.to_thread(lambda: np.asarray(load_photo(data, max_pixels=config.max_pixels)))
+
+
+def checked_question(question: str, config: AppConfig, param: str = "question") -> str:
+    """`question` without white space around it."""
+    question = question.strip()
+    if not question:
+        raise ApiError(422, "question_missing", "There is no question; ask something about the photo.", param)
+    if len(question) > config.max_question_chars:
+        detail = f"The question has {len(question)} characters, at most {config.max_question_chars} are allowed."
+        raise ApiError(422, "question_too_long", detail, param)
+    return question
+
+
+def checked_limit(max_new_tokens: int | None, config: AppConfig, param: str = "max_new_tokens") -> int:
+    """`max_new_tokens`, or the deployment's limit where none is given."""
+    if max_new_tokens is None:
+        return config.max_new_tokens
+    if not 1 <= max_new_tokens <= config.max_new_tokens:
+        raise ApiError(422, f"{param}_invalid", f"{param} is {max_new_tokens}, expected 1 to {config.max_new_tokens}.", param)
+    return max_new_tokens
+
+
+async def in_time(events: AsyncGenerator[Event, None], timeout_s: float) -> AsyncGenerator[Event, None]:
+    """`events`, closed at the end. Raises DeadlineError when the last one has not come within `timeout_s`."""
+    deadline_s = asyncio.get_running_loop().time() + timeout_s
+    try:
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    event = await anext(events)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                raise DeadlineError(f"no answer within {timeout_s:g} s; ask for fewer tokens") from None
+            yield event
+    finally:
+        await events.aclose()
