@@ -2,8 +2,8 @@
 
 Each worker runs small datasets of its own, so no block is handed out by chance as `streaming_split` does: `pixellm.data.mixture` says which
 row comes when. A portion is made by two of them. The first reads row groups, each once, encoded, into the object store; the second makes
-micro-batches out of these, a window of a lane at a time. A portion is made whole, one ahead of the consumer: an executor that waits for
-its consumer spins, and took as much CPU time as the training itself (docs/log.md).
+micro-batches out of these, a window of a lane at a time. A portion is made whole, ahead of the consumer: an executor that waits for its
+consumer spins, and took as much CPU time as the training itself (docs/log.md).
 """
 
 import queue
@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -32,6 +32,7 @@ from pixellm.storage import join_uri, open_filesystem, run_parallel
 
 READ_CPUS = 0.25
 BATCHES_PER_WINDOW = 4  # rows of so many micro-batches of a lane are ordered by length before they are cut
+PORTIONS_AHEAD = 2
 FIRST_WINDOWS = 1  # of each lane, in the first portion: the first batch comes early; then twice as many, and so on
 READ_ATTEMPTS, FIRST_PAUSE_S = 5, 1.0  # of an object that cannot be read; each pause is twice the one before
 CLOSE_TIMEOUT_S = 5.0
@@ -125,28 +126,31 @@ class _Window:
 class BatchStream(Generic[T]):
     """Micro-batches of the `lanes` of one worker from `position` on: one of each lane in turn, for ever.
 
-    `memory_mb` bounds what waits in the object store, besides the row groups that are open: it holds a portion that is consumed and one
-    ahead. A window of each lane is the least that a portion can be. `num_tasks` run at a time, of `READ_CPUS` each.
+    `memory_mb` bounds what waits in the object store, besides the row groups that are open: it holds a portion that is consumed and
+    `PORTIONS_AHEAD`. A window of each lane is the least that a portion can be. `num_tasks` of `READ_CPUS` each run at a time for a portion.
     """
 
     def __init__(self, mixture: Mixture, lanes: Sequence[int], position: DataPosition, builder: BatchBuilder[T], num_tasks: int = 2,
                  memory_mb: float = 512):
         mixture.check(position, position.rows_per_batch)
         self.mixture, self.lanes, self.position, self.num_tasks = mixture, list(lanes), position, num_tasks
-        self.portion_bytes = memory_mb * 1e6 / 2
+        self.portion_bytes = memory_mb * 1e6 / (1 + PORTIONS_AHEAD)
         self._builder = ray.put(builder)
         self._spans: dict[Span, ray.ObjectRef] = {}
         self._bytes_per_window = 0.0
 
     def __iter__(self) -> Iterator[T]:
-        first = self.position.batches_per_lane // BATCHES_PER_WINDOW
-        count = FIRST_WINDOWS
-        with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
-            ahead = reader.submit(self._make, first, count)
+        first, most = self.position.batches_per_lane // BATCHES_PER_WINDOW, FIRST_WINDOWS
+        ahead: deque[Future[deque[ray.ObjectRef]]] = deque()
+        # Row groups are read in order, by one thread; to begin a portion takes a while in which the cores can work for the one before it.
+        with ThreadPoolExecutor(1, "read-ahead") as reader, ThreadPoolExecutor(PORTIONS_AHEAD, "collate-ahead") as collators:
             while True:
-                blocks, first = ahead.result(), first + count
-                count = self._windows_ahead(2 * count)
-                ahead = reader.submit(self._make, first, count)
+                while len(ahead) < PORTIONS_AHEAD:
+                    count = self._windows_ahead(most)
+                    made = reader.submit(self._make, first, count)
+                    ahead.append(collators.submit(lambda made: self._collate(*made.result()), made))
+                    first, most = first + count, 2 * count
+                blocks = ahead.popleft().result()
                 while blocks:
                     windows = [from_table(ray.get(blocks.popleft())) for _ in self.lanes]
                     for of_step in zip(*windows, strict=True):
@@ -155,17 +159,17 @@ class BatchStream(Generic[T]):
     def _windows_ahead(self, most: int) -> int:
         return max(1, min(most, int(self.portion_bytes / max(self._bytes_per_window * len(self.lanes), 1))))
 
-    def _make(self, first: int, count: int) -> deque[ray.ObjectRef]:
-        """Windows `first` to `first + count - 1` of each lane: a table of one row for each, lanes of a window side by side."""
+    def _make(self, first: int, count: int) -> "tuple[list[_Window], list[ray.ObjectRef], list[Span]]":
+        """Windows `first` to `first + count - 1` of each lane, lanes of a window side by side; their row groups, and what these are."""
         spans: dict[Span, int] = {}
         windows = [self._plan(lane, number, spans) for number in range(first, first + count) for lane in self.lanes]
         ordered = list(spans)
         self._read([span for span in ordered if span not in self._spans])
-        blocks = self._collate(windows, [self._spans[span] for span in ordered], ordered)
+        tables = [self._spans[span] for span in ordered]
         for number, place in (row for window in windows for row in window.rows):
             if place + 1 == ordered[number].stop - ordered[number].start:  # its last row; until then a set of small weight may pause
                 self._spans.pop(ordered[number], None)
-        return blocks
+        return windows, tables, ordered
 
     def _plan(self, lane: int, number: int, spans: dict[Span, int]) -> _Window:
         batch = self.position.rows_per_batch
@@ -182,6 +186,7 @@ class BatchStream(Generic[T]):
         self._spans |= dict(zip(spans, self._run(read, len(spans)), strict=True))
 
     def _collate(self, windows: list[_Window], tables: list[ray.ObjectRef], spans: list[Span]) -> deque[ray.ObjectRef]:
+        """A table for each window."""
         builder, batch, seed = self._builder, self.position.rows_per_batch, self.mixture.seed
 
         def collate(items: dict[str, np.ndarray]) -> pa.Table:
