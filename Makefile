@@ -23,7 +23,7 @@ demo: $(STAMP)  ## from annotations to a served mask on this machine: store, Ray
 serve: $(STAMP)  ## serve the model that the demo trained, until Ctrl-C
 	@$(RUN) platform/local/serve.sh
 
-pretrain: $(STAMP)  ## make the `tiny` checkpoint that ships with the package again (an hour, by estimate)
+pretrain: $(STAMP)  ## make the `tiny` checkpoint that ships with the package again (an hour and a half, by estimate)
 	@$(RUN) platform/local/pretrain.sh
 
 test: $(STAMP)  ## run the tests (ARGS="…" goes to pytest)

@@ -3,6 +3,8 @@
 Knows pictures and text only: no model, no RLE, no files.
 """
 
+import base64
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -72,6 +74,13 @@ def draw_answer(photo: Image.Image, question: str, text: str, spans: Sequence[tu
     for row, (line, ink) in enumerate(lines):
         _draw_line(draw, line, font, (margin, picture.height + margin + row * line_height), line_height, ink)
     return page
+
+
+def to_data_uri(picture: Image.Image) -> str:
+    """The picture as a JPEG `data:` URI, for pages that need no other file."""
+    stream = io.BytesIO()
+    picture.save(stream, format="JPEG", quality=85, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
 def _eroded(mask: np.ndarray, steps: int) -> np.ndarray:

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from pixellm.data.manifest import read_manifest
-from pixellm.data.stream import READ_CPUS, BatchStream, StreamedRow, read_mixture
+from pixellm.data.stream import BatchStream, StreamedRow, read_mixture
 from pixellm.model.processing_pixellm import PixelLMImageProcessor
 from pixellm.photos import upright_rgb
 
@@ -144,7 +144,6 @@ def _stream(job: Job, weights: tuple[float | None, ...] = (None, None, None)) ->
     mixture = read_mixture(zip(job.shards, weights, strict=True), seed=0, num_lanes=1)
     stream = BatchStream(mixture, [0], mixture.start(job.photos_per_batch), PhotoBuilder(job.image_size), num_tasks=job.cores,
                          memory_mb=1500)
-    assert READ_CPUS * job.cores <= job.cores
     for batch in stream:
         yield len(batch)
 

@@ -85,11 +85,8 @@ class Collator:
         self.processor, self.max_conversations, self.seed, self.mask_resolution = processor, max_conversations, seed, mask_resolution
 
     def length(self, streamed: StreamedRow) -> int:
-        """Characters of the longest conversation of this visit, which the others are padded to; 0 where that cannot be told."""
-        try:
-            return max((len(question) + len(answer) for question, answer, _ in self._draw(streamed)), default=0)
-        except RowError:
-            return 0
+        """Characters of the longest conversation, which the others are padded to; a text that is to be drawn counts 0."""
+        return max((len(each["question"] or "") + len(each["answer"] or "") for each in streamed.row["conversations"]), default=0)
 
     def build(self, rows: list[StreamedRow]) -> MicroBatch:
         """A micro-batch of what can be used of `rows`. Where nothing can, of a blank photo that weighs nothing: the step goes on."""

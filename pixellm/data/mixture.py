@@ -17,6 +17,8 @@ import numpy as np
 
 from pixellm.errors import ConfigError, ShardError
 
+BATCHES_PER_WINDOW = 4  # rows of so many micro-batches of a lane are ordered by length before they are cut
+
 
 @dataclass(frozen=True)
 class RowGroup:
@@ -106,8 +108,8 @@ class Mixture:
             raise ShardError(f"found {self.rows_per_epoch} rows an epoch for {num_lanes} micro-batches a step; each needs at least one: "
                              "give more data, or fewer workers or accumulation")
         self._rows_of_lane = self._share_out()
-        self.fingerprint = hashlib.sha256(json.dumps([
-            seed, [[each.fingerprint, rows] for each, rows in zip(sets, self.rows_of_set, strict=True)]]).encode()).hexdigest()[:16]
+        content = [[each.fingerprint, rows] for each, rows in zip(sets, self.rows_of_set, strict=True)]
+        self.fingerprint = hashlib.sha256(json.dumps([seed, BATCHES_PER_WINDOW, content]).encode()).hexdigest()[:16]
         self._lane = lru_cache(maxsize=4 * num_lanes)(self._build_lane)
 
     def start(self, rows_per_batch: int) -> DataPosition:

@@ -14,6 +14,7 @@ import ray
 import ray.data
 from pydantic import TypeAdapter
 
+from pixellm.data.arrow import binary_value
 from pixellm.data.manifest import Manifest, SourceInfo, read_manifest
 from pixellm.data.parts import Counts, Part, RowCollector, ShardOptions, build_part, cut_parts, shuffle_order
 from pixellm.data.progress import watch_progress
@@ -154,9 +155,7 @@ def _build(records: pa.Table, builder: RowBuilder, source: str, max_side: int | 
     stream = pa.BufferOutputStream()
     with pa.ipc.new_stream(stream, part.rows.schema) as writer:
         writer.write_table(part.rows)
-    rows = stream.getvalue()
-    ends = pa.array([0, rows.size], pa.int64()).buffers()[1]
-    values = {"part": [number], "rows": pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, ends, rows]),
+    values = {"part": [number], "rows": binary_value(stream.getvalue()),
               "counts": [part.counts.model_dump_json()], "rejected": [_REJECTED.dump_json(part.rejected).decode()]}
     return pa.table(values, schema=PART_SCHEMA)
 

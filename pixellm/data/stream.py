@@ -24,14 +24,13 @@ import ray.data
 from ray.data import DataContext, Dataset, ExecutionResources, TaskPoolStrategy
 
 from pixellm.data.manifest import Manifest, read_manifest
-from pixellm.data.mixture import DataPosition, Mixture, MixtureSet, RowGroup, Span
+from pixellm.data.mixture import BATCHES_PER_WINDOW, DataPosition, Mixture, MixtureSet, RowGroup, Span
 from pixellm.data.schema import Row
 from pixellm.data.transport import from_table, to_table
 from pixellm.errors import ShardError
 from pixellm.storage import join_uri, open_filesystem, run_parallel
 
 READ_CPUS = 0.25
-BATCHES_PER_WINDOW = 4  # rows of so many micro-batches of a lane are ordered by length before they are cut
 PORTIONS_AHEAD = 2
 FIRST_WINDOWS = 1  # of each lane, in the first portion: the first batch comes early; then twice as many, and so on
 READ_ATTEMPTS, FIRST_PAUSE_S = 5, 1.0  # of an object that cannot be read; each pause is twice the one before
@@ -54,7 +53,10 @@ class BatchBuilder(Protocol[BatchT]):
     """Makes micro-batches in a Ray task. Picklable; it is sent once, and kept by each process that runs such tasks."""
 
     def length(self, row: StreamedRow) -> int:
-        """Something that grows with the padded length of the row; rows of like length are put together."""
+        """Something that grows with the padded length of the row; rows of like length are put together.
+
+        Of what is stored only: a run that goes on under another configuration must find the same order.
+        """
         ...
 
     def build(self, rows: list[StreamedRow]) -> BatchT:
@@ -132,7 +134,6 @@ class BatchStream(Generic[T]):
 
     def __init__(self, mixture: Mixture, lanes: Sequence[int], position: DataPosition, builder: BatchBuilder[T], num_tasks: int = 2,
                  memory_mb: float = 512):
-        mixture.check(position, position.rows_per_batch)
         self.mixture, self.lanes, self.position, self.num_tasks = mixture, list(lanes), position, num_tasks
         self.portion_bytes = memory_mb * 1e6 / (1 + PORTIONS_AHEAD)
         self._builder = ray.put(builder)

@@ -1,6 +1,5 @@
 """What a shard folder holds, counted without its photos, and an HTML page of sample rows with their masks. Needs no network to be read."""
 
-import base64
 import html
 import io
 from collections import Counter
@@ -13,7 +12,7 @@ from PIL import Image
 from pixellm.data.manifest import Manifest, read_manifest
 from pixellm.data.prompts import fill_conversation
 from pixellm.data.schema import Row, region_rle
-from pixellm.drawing import color_of, draw_masks
+from pixellm.drawing import color_of, draw_masks, to_data_uri
 from pixellm.errors import RowError
 from pixellm.masks import rle_to_mask, union_rles
 from pixellm.photos import upright_rgb
@@ -113,9 +112,7 @@ def _sample_html(row: Row) -> str:
 def _picture(picture: Image.Image) -> str:
     picture = picture.copy()
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-    data = io.BytesIO()
-    picture.save(data, format="JPEG", quality=85)
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}">'
+    return f'<img alt="" src="{to_data_uri(picture)}">'
 
 
 def _bars(title: str, counts: dict[str, int]) -> list[str]:

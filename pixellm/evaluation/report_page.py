@@ -1,8 +1,6 @@
 """The HTML of a report: figures on top, then one card per example. Everything is inside the page; it needs no network and no script."""
 
-import base64
 import html
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pixellm.drawing import color_of, draw_masks
+from pixellm.drawing import color_of, draw_masks, to_data_uri
 from pixellm.evaluation.evaluate import ScoredAnswer
 from pixellm.masks import RLE, rle_to_mask
 from pixellm.model.processing_pixellm import parse_template
@@ -143,9 +141,7 @@ def _picture(photo: Image.Image, rles: Sequence[RLE] = (), colors: Sequence[int]
             soft = Image.fromarray(rle_to_mask(rle).astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
             masks[color] = np.asarray(soft) >= 128
         small = draw_masks(Image.blend(small, small.convert("L").convert("RGB"), 0.85), masks, alpha=0.65)
-    stream = io.BytesIO()
-    small.save(stream, format="JPEG", quality=85, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    return to_data_uri(small)
 
 
 def _mark(escaped: str, colors: Sequence[int]) -> str:

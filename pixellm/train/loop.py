@@ -147,9 +147,8 @@ class TrainLoop:
         self.micro_steps = len(lanes)
         self.batches = Prefetcher(stream, depth=MICRO_BATCHES_AHEAD)
         self._next_batch: Iterator[MicroBatch] = iter(self.batches)
-        self._epoch = mixture.epoch_of(lanes[0], self.position.batches_per_lane * self.position.rows_per_batch)[0]
+        self._epoch = 0
         self._counter = SetAsideCounter(config.max_rejected_share)
-        self._num_set_aside = 0
         self.telemetry = None if self.rank else Telemetry(
             config.run_uri, config.run, config.steps, config.loss_weights.model_dump(), first_step=self.step)
 
@@ -202,11 +201,9 @@ class TrainLoop:
         self.position = replace(self.position, batches_per_lane=self.position.batches_per_lane + 1)
         self._epoch = batches[-1].consumed[-1][0]
         for batch in batches:
+            for each in batch.set_aside[:max(0, SET_ASIDE_SHOWN - self._counter.num_set_aside)]:
+                say(f"set aside {each.key}: {each.reason}: {each.detail}")
             self._counter.add(batch)
-            for each in batch.set_aside:
-                self._num_set_aside += 1
-                if self._num_set_aside <= SET_ASIDE_SHOWN:
-                    say(f"set aside {each.key}: {each.reason}: {each.detail}")
 
     def _log(self, interval: Interval, factor: float) -> None:
         """Bring the losses (sums) and times (means) of all workers together; rank 0 writes them."""

@@ -31,7 +31,7 @@ def test_scenes_become_tensors():
     assert batch.num_masks == len(batch.tensors["target_masks"]) > 0 and 0 < batch.num_answer_tokens < batch.num_tokens
 
 
-def test_the_length_is_that_of_the_longest_conversation_drawn():
+def test_the_length_is_that_of_the_longest_conversation():
     texts = [Conversation(question="Q" * length, answer="A.", targets=[], task="vqa") for length in (3, 30, 10)]
     assert make_collator().length(stream([make_row(0, conversations=texts)])[0]) == 32
     assert make_collator().length(stream([make_row(0, conversations=[])])[0]) == 0

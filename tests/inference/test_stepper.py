@@ -3,58 +3,22 @@
 import copy
 import random
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
 import torch
 
-from pixellm.errors import ConfigError, InputError
 from pixellm.inference.config import EngineConfig
-from pixellm.inference.requests import EndEvent, Event, MaskEvent, Request, TokenEvent
-from pixellm.inference.sampling import Greedy, Sampled
+from pixellm.inference.requests import EndEvent, MaskEvent, Request
+from pixellm.inference.sampling import Sampled
 from pixellm.inference.stepper import Stepper
 from pixellm.testing import generate_alone
 from tests.inference.models import MINI_VOCABULARY, WatchedGreedy, mini_model, mini_photos, photo_inputs
+from tests.inference.stepping import MASK_TOLERANCE, Asked, Expected, Scripted, again, ask, assert_empty, run, some_request
 
-MASK_TOLERANCE = 1e-4  # 2.2e-5 is the worst seen in the interleavings, on logits of up to 2.5
 BFLOAT16_MARGIN = 0.1  # 0.047 is the widest lead at which one of 128 such answers parted (84 did; the median lead is 0.17)
 NUM_REQUESTS = 200
 NUM_INTERLEAVINGS = 1000
-
-
-@dataclass
-class Expected:
-    """A request, and what it gets alone."""
-
-    request: Request
-    token_ids: list[int]
-    reason: str
-    mask_logits: torch.Tensor
-
-
-@dataclass
-class Asked:
-    expected: Expected
-    events: list[Event] = field(default_factory=list)
-    running: object = None
-
-    @property
-    def token_ids(self) -> list[int]:
-        return [token for event in self.events if isinstance(event, TokenEvent) for token in event.token_ids]
-
-    def check(self, may_be_cut: bool) -> float:
-        """Holds the events against what was expected; returns the largest difference of a mask logit."""
-        *before, end = self.events
-        assert isinstance(end, EndEvent) and not any(isinstance(event, EndEvent) for event in before)
-        token_ids = self.token_ids
-        masks = {event.index: event.mask_logits for event in before if isinstance(event, MaskEvent)}
-        assert end.num_tokens == len(token_ids) and sorted(masks) == list(range(len(masks)))
-        if may_be_cut and end.reason in ("cancelled", "expired"):
-            assert token_ids == self.expected.token_ids[:len(token_ids)]
-        else:
-            assert (token_ids, end.reason, end.error) == (self.expected.token_ids, self.expected.reason, None)
-            assert len(masks) == len(self.expected.mask_logits)
-        return max((float((masks[index] - self.expected.mask_logits[index]).abs().max()) for index in masks), default=0.0)
 
 
 def random_request(rng: random.Random, photos) -> Request:
@@ -64,18 +28,6 @@ def random_request(rng: random.Random, photos) -> Request:
         stop_token_ids=frozenset(rng.sample(range(MINI_VOCABULARY), rng.choice((0, 1, 4)))), max_targets=rng.choice((None, None, 0, 1, 2)),
         sampler=WatchedGreedy() if rng.random() < 0.6 else Sampled(rng.choice((0.5, 1.0)), rng.choice((0.9, 1.0)), rng.randrange(1000)),
         client=rng.choice("abc"))
-
-
-def again(request: Request, **changes) -> Request:
-    """The same request with a sampler at its start."""
-    sampler = request.sampler
-    fresh = Greedy() if isinstance(sampler, Greedy) else Sampled(sampler.temperature, sampler.top_p, sampler.seed)
-    return replace(request, sampler=fresh, **changes)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return mini_model()
 
 
 @pytest.fixture(scope="module")
@@ -108,14 +60,6 @@ def stepper_configs():
                 (1, 1, 1, 1, 1), (2, 512, 0.018, 2, 3), (3, 7, 0.036, 1, 2), (4, 20, 1, 4, 16), (6, 10, 0.055, 3, 1), (8, 512, 1, 8, 16))]
 
 
-def assert_empty(stepper: Stepper) -> None:
-    """Nothing is held for anybody."""
-    photos = stepper._photos
-    assert sorted(stepper._free_slots) == list(range(stepper.config.num_slots))
-    assert not stepper._masks and not any(photo.num_users or photo.filler for photo in photos._photos.values())
-    assert photos.num_bytes == sum(photo.num_bytes for photo in photos._photos.values()) <= photos.capacity_bytes
-
-
 def interleave(stepper: Stepper, pool: list[Expected], rng: random.Random) -> float:
     """Requests join and leave at random; returns the largest difference of a mask logit to what each gives alone."""
     waiting, asked = [Asked(expected) for expected in rng.choices(pool, k=rng.randint(1, 8))], []
@@ -140,44 +84,6 @@ def test_any_interleaving_gives_the_answers_of_one_by_one(model, pool):
     steppers = [Stepper(model, config) for config in stepper_configs()]
     worst = max(interleave(rng.choice(steppers), pool, rng) for _ in range(NUM_INTERLEAVINGS))
     assert worst < MASK_TOLERANCE
-
-
-def ask(stepper: Stepper, request: Request) -> Asked:
-    """Puts the request in; `expected` is what it gets alone."""
-    answer, mask_logits = generate_alone(stepper.model, request)
-    asked = Asked(Expected(request, answer.token_ids, answer.finish_reason, mask_logits))
-    asked.running = stepper.prepare(again(request), asked.events.append)
-    stepper.add(asked.running)
-    return asked
-
-
-def run(stepper: Stepper) -> int:
-    """Steps until nothing is left to do; returns their number."""
-    num_steps = 0
-    while not stepper.is_idle:
-        stepper.step()
-        num_steps += 1
-    assert_empty(stepper)
-    return num_steps
-
-
-@pytest.fixture
-def stepper(model):
-    return Stepper(model, EngineConfig(num_slots=4, slot_tokens=64))
-
-
-def some_request(photo, num_new_tokens=9, question=(5, 6, 7), **options) -> Request:
-    return Request(photo, [3] + [MINI_VOCABULARY] * 4 + list(question), num_new_tokens, **options)
-
-
-@dataclass
-class Scripted:
-    """Chooses these ids whatever the logits are."""
-
-    token_ids: list[int]
-
-    def choose(self, logits: torch.Tensor) -> int:
-        return self.token_ids.pop(0)
 
 
 @pytest.fixture
@@ -250,145 +156,6 @@ def test_a_mask_comes_before_the_text_is_complete(model, stepper):
     run(stepper)
     kinds = [type(event) for event in events]
     assert kinds.index(MaskEvent) < len(kinds) - 5
-
-
-class Broken:
-    def choose(self, logits):
-        raise KeyError("broken")
-
-
-@pytest.mark.parametrize("sampler", [
-    Broken(), Scripted([-1]), Scripted([10_000]), Scripted([MINI_VOCABULARY]), Scripted([MINI_VOCABULARY + 2])])
-def test_a_bad_sampler_ends_its_own_request_only(model, stepper, sampler):
-    photo, events = mini_photos(model, 1)[0], []
-    good = ask(stepper, some_request(photo))
-    stepper.add(stepper.prepare(some_request(photo, sampler=sampler), events.append))
-    run(stepper)
-    assert [event.reason for event in events] == ["error"] and events[0].error
-    good.check(may_be_cut=False)
-
-
-def test_numbers_that_are_not_finite_stay_in_their_request(model, stepper):
-    photos, events = mini_photos(model, 2), []
-    broken = replace(photos[0], pixel_values=photos[0].pixel_values * torch.nan, key="broken")
-    stepper.add(stepper.prepare(some_request(broken, question=[5] * 30), events.append))
-    beside = ask(stepper, some_request(photos[1]))
-    run(stepper)
-    # One in the slot that held them, and a longer one beside it: they attend together, over as many rows as the longer has.
-    after = [ask(stepper, some_request(photos[1], 9, question)) for question in ([5], [5] * 25)]
-    run(stepper)
-    assert [event.reason for event in events] == ["error"] and "not finite" in str(events[0].error)
-    assert max(each.check(may_be_cut=False) for each in (beside, *after)) < MASK_TOLERANCE
-
-
-@pytest.mark.parametrize("part", ["forward", "read", "token_logits", "encode_photos", "decode"])
-def test_a_step_that_fails_costs_only_who_was_in_it(model, stepper, monkeypatch, part):
-    owner = {"forward": stepper._slots, "read": stepper._slots, "token_logits": stepper.model, "encode_photos": stepper.model,
-             "decode": stepper._masks._decoder}[part]
-    photos, group = mini_photos(model, 2), model.config.codebook_token_ids[0]
-    works, fails = getattr(owner, part), []
-
-    def fail_once(*args):
-        if not fails:
-            fails.append(part)
-            raise RuntimeError("out of memory")
-        return works(*args)
-
-    request = some_request(photos[0], 9, sampler=Scripted([5, group, 5, 5, 5, 5]))
-    events = []
-    stepper.add(stepper.prepare(request, events.append))
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, part, fail_once)
-        run(stepper)
-    assert fails and events[-1].reason == "error" and str(events[-1].error) == "out of memory"
-    later = ask(stepper, some_request(photos[0]))
-    run(stepper)
-    later.check(may_be_cut=False)
-
-
-def test_a_prefix_that_cannot_be_copied_ends_its_own_request_only(model, stepper, monkeypatch):
-    photo, write, fails, events = mini_photos(model, 1)[0], stepper._slots.write, [], []
-
-    def fail_once(slot, keys, values):
-        if not fails:
-            fails.append(slot)
-            raise RuntimeError("out of memory")
-        write(slot, keys, values)
-
-    monkeypatch.setattr(stepper._slots, "write", fail_once)
-    first = ask(stepper, some_request(photo))
-    stepper.add(stepper.prepare(some_request(photo), events.append))
-    last = ask(stepper, some_request(photo, 9, [8]))
-    run(stepper)
-    assert fails and [str(event.error) for event in events] == ["out of memory"]
-    assert max(each.check(may_be_cut=False) for each in (first, last)) < MASK_TOLERANCE
-
-
-def test_masks_that_cannot_be_decoded_together_are_decoded_alone(model, stepper, monkeypatch):
-    decode = stepper._masks._decoder.decode
-
-    def fail_on_many(photos, photo_of_target, states):
-        if len(states) > 1:
-            raise RuntimeError("out of memory")
-        return decode(photos, photo_of_target, states)
-
-    monkeypatch.setattr(stepper._masks._decoder, "decode", fail_on_many)
-    group, all_events = model.config.codebook_token_ids[0], []
-    for photo in mini_photos(model, 3):
-        all_events.append(events := [])
-        stepper.add(stepper.prepare(some_request(photo, 6, sampler=Scripted([group, 5, 5])), events.append))
-    run(stepper)
-    assert [[type(event) for event in events].count(MaskEvent) for events in all_events] == [1, 1, 1]
-
-
-@pytest.mark.parametrize(("change", "code"), [
-    ({"max_new_tokens": 0}, "max_new_tokens_invalid"),
-    ({"max_new_tokens": 57}, "prompt_too_long"),
-    ({"prompt_ids": [3, 5]}, "prompt_invalid"),
-    ({"prompt_ids": [MINI_VOCABULARY] * 3 + [5, MINI_VOCABULARY, 5]}, "prompt_invalid"),
-    ({"prompt_ids": [MINI_VOCABULARY] * 8 + [5]}, "prompt_invalid"),
-    ({"prompt_ids": [MINI_VOCABULARY] * 4}, "prompt_invalid"),
-    ({"prompt_ids": [MINI_VOCABULARY] * 4 + [MINI_VOCABULARY + 5]}, "prompt_invalid"),  # one beyond the codebook
-    ({"prompt_ids": [-1] + [MINI_VOCABULARY] * 4 + [5]}, "prompt_invalid"),
-    ({"prompt_ids": [MINI_VOCABULARY] * 4 + [5.0]}, "prompt_invalid"),
-    ({"client": None}, "client_invalid"),
-])
-def test_requests_that_cannot_be_answered_are_refused(model, stepper, change, code):
-    request = some_request(mini_photos(model, 1)[0], 56)
-    stepper.prepare(request, lambda event: None)
-    with pytest.raises(InputError) as error:
-        stepper.prepare(replace(request, **change), lambda event: None)
-    assert error.value.code == code
-    for change in ({"pixel_values": torch.zeros(3, 8, 8)}, {"image_token_mask": [1, 1]}, {"image_token_mask": [0] * 4}):
-        with pytest.raises(InputError) as error:
-            stepper.prepare(replace(request, photo=replace(request.photo, **change)), lambda event: None)
-        assert error.value.code == "photo_invalid"
-
-
-def test_a_bad_id_costs_nobody_else_anything(model, stepper):
-    """Codebook ids are no bad ones: an answer may come again in the prompt of the next question."""
-    photo = mini_photos(model, 1)[0]
-    good = [ask(stepper, some_request(photo)), ask(stepper, some_request(photo, 9, [5, *model.config.codebook_token_ids, 6]))]
-    stepper.step()
-    with pytest.raises(InputError, match=r"has 53 at place 5, expected an id below 48 or one of \[48, 49, 50, 51, 52\]"):
-        stepper.add(stepper.prepare(some_request(photo, question=[53]), lambda event: None))
-    run(stepper)
-    assert max(each.check(may_be_cut=False) for each in good) < MASK_TOLERANCE
-
-
-def test_slots_shorter_than_the_positions_limit_prompts(model):
-    stepper = Stepper(model, EngineConfig(slot_tokens=16))
-    with pytest.raises(InputError, match="the 16 tokens of a slot"):
-        stepper.prepare(some_request(mini_photos(model, 1)[0], 9), lambda event: None)
-
-
-def test_a_cache_too_small_for_one_photo_is_refused(model):
-    with pytest.raises(ConfigError, match="photo_cache_mb"):
-        Stepper(model, EngineConfig(photo_cache_mb=0.001))
-    stepper, photo = Stepper(model, EngineConfig(photo_cache_mb=0.017)), mini_photos(model, 1)[0]
-    stepper.prepare(Request(photo, [MINI_VOCABULARY] * 4 + [5], 1), lambda event: None)
-    with pytest.raises(InputError, match=r"the 20 tokens before it take 0\.0215 MB, the photo cache holds 0\.017"):
-        stepper.prepare(Request(photo, [3] * 20 + [MINI_VOCABULARY] * 4 + [5], 1), lambda event: None)
 
 
 def test_a_request_waits_until_the_cache_has_room_for_its_photo(model):

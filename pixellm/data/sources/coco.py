@@ -1,7 +1,8 @@
 """COCO: `instances_*.json` (2014, 2017 and files of the same form) with its folder of photos."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from pixellm.data.sources.coco_files import CocoCategory
 from pixellm.data.sources.instances import InstancesSource
 from pixellm.data.sources.referring import Category
 
@@ -15,6 +16,6 @@ class CocoSource(InstancesSource):
     dataset: ClassVar[str] = "coco"
     is_federated: ClassVar[bool] = False
 
-    def build_categories(self, entries: list[dict[str, Any]]) -> dict[int, Category]:
+    def build_categories(self, entries: list[CocoCategory]) -> dict[int, Category]:
         """Category names are used as they are."""
-        return {entry["id"]: Category(entry["name"], (entry["name"],)) for entry in entries}
+        return {entry.id: Category(entry.name, (entry.name,)) for entry in entries}

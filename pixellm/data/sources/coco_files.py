@@ -1,6 +1,7 @@
 """Annotation files in COCO's form, put together photo by photo while each annotation stays the text that it is."""
 
 from collections.abc import Iterator
+from typing import Annotated, Any
 
 import msgspec
 
@@ -9,10 +10,12 @@ from pixellm.errors import RowError
 
 
 class CocoCategory(msgspec.Struct):
-    """One of `categories`."""
+    """One of `categories`; `synonyms` and `definition` are LVIS's."""
 
     id: int
-    name: str
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    synonyms: list[str] = []
+    definition: str | None = msgspec.field(name="def", default=None)
 
 
 class CocoFile(msgspec.Struct):
@@ -21,6 +24,11 @@ class CocoFile(msgspec.Struct):
     images: list[msgspec.Raw]
     annotations: list[msgspec.Raw]
     categories: list[CocoCategory]
+    licenses: list[dict[str, Any]] | None = None
+
+    def license_names(self) -> dict[Any, str]:
+        """Name and address of each licence, by its id."""
+        return {each.get("id"): " ".join(filter(None, (each.get("name"), each.get("url")))) for each in self.licenses or []}
 
 
 class _Image(msgspec.Struct):

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import msgspec
 
 from pixellm.data.schema import SEG, Conversation, Region, RejectedRow, Row
+from pixellm.data.sources.coco_files import CocoFile
 from pixellm.data.sources.frame import PhotoFrame
 from pixellm.data.sources.json_files import read_json
 from pixellm.data.sources.photos import PhotoFolder
@@ -103,7 +104,7 @@ def plan_expressions(
     Raises ConfigError and StorageError for files that are not what they should be, and for a split without expressions.
     """
     entries, refs_sha256 = _read_refs(files.refs)
-    instances, instances_sha256 = read_json(files.instances, _Instances)
+    instances, instances_sha256 = read_json(files.instances, CocoFile)
     draft = PlanDraft(source, split, PhotoFolder(files.photos))
     refs = _refs_of_split(entries, split, files.refs, draft)
     by_image: dict[int, list[_Ref]] = defaultdict(list)
@@ -111,7 +112,7 @@ def plan_expressions(
         by_image[ref.image_id].append(ref)
     annotations = _entries_by_id(instances.annotations, _Annotation, {number for ref in refs for number in ref.annotation_ids})
     images = _entries_by_id(instances.images, _Image, by_image.keys())
-    licenses = {each.get("id"): " ".join(filter(None, (each.get("name"), each.get("url")))) for each in instances.licenses or []}
+    licenses = instances.license_names()
     for image_id, image_refs in by_image.items():
         if image_id not in images:
             draft.reject(image_id, RowError("unknown_image", f"image {image_id} is not in the file, or has no height and width"))
@@ -166,18 +167,6 @@ class _Image(msgspec.Struct):
 class _Annotation(msgspec.Struct):
     id: int
     image_id: int
-
-
-class _Category(msgspec.Struct):
-    id: int
-    name: Annotated[str, msgspec.Meta(min_length=1)]
-
-
-class _Instances(msgspec.Struct):
-    images: list[msgspec.Raw]
-    annotations: list[msgspec.Raw]
-    categories: list[_Category]
-    licenses: list[dict[str, Any]] | None = None
 
 
 class _Expression(msgspec.Struct):

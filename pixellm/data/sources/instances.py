@@ -11,12 +11,14 @@ from typing import Any, ClassVar
 import msgspec
 
 from pixellm.data.schema import Region, RejectedRow, Row
+from pixellm.data.sources.coco_files import CocoCategory, CocoFile, draft_photos
 from pixellm.data.sources.frame import PhotoFrame
 from pixellm.data.sources.json_files import read_json
+from pixellm.data.sources.layout import find_parts
 from pixellm.data.sources.photos import PhotoFolder
 from pixellm.data.sources.plan import PhotoRecord, PlanDraft, Source, SourcePlan
 from pixellm.data.sources.referring import Category, ReferringOptions, build_referring
-from pixellm.errors import ConfigError, PixelLMError, RowError
+from pixellm.errors import ConfigError, RowError
 
 MAX_ABSENT_PER_PHOTO = 32
 
@@ -32,43 +34,24 @@ class InstancesSource(Source, ReferringOptions):
     split: str | None = None
 
     @abstractmethod
-    def build_categories(self, entries: list[dict[str, Any]]) -> dict[int, Category]:
+    def build_categories(self, entries: list[CocoCategory]) -> dict[int, Category]:
         """Categories by their id, from the `categories` of the file."""
 
     def plan(self) -> SourcePlan:
         """One record per photo: its entry and its annotations, as the text that stands in the file."""
         split = self.split or self._split_of_name()
-        try:
-            photos = PhotoFolder(self.input)
-        except PixelLMError as error:
-            try:
-                read_json(self.annotations, _InstancesFile)
-            except PixelLMError as other:
-                raise ConfigError(f"{error}; {other}") from None
-            raise
-        file, sha256 = read_json(self.annotations, _InstancesFile)
-        categories = self.build_categories(self._checked_categories(file))
-        draft = PlanDraft(self.dataset, split, photos)
-        images = dict(_valid_images(file.images, draft))
-        by_image: dict[int | str, list[msgspec.Raw]] = {image_id: [] for image_id in images}
-        _group(file.annotations, by_image, draft)
-        file.images, file.annotations = [], []  # what is not in a group is not needed any more
-        for image_id, raw in images.items():
-            annotations = b",".join(by_image.pop(image_id))
-            draft.add(str(image_id), msgspec.json.decode(raw), b'{"image":%b,"annotations":[%b]}' % (raw, annotations))
-        licenses = {each.get("id"): " ".join(filter(None, (each.get("name"), each.get("url")))) for each in file.licenses or []}
-        return draft.finish(InstancesBuilder(self, split, categories, licenses), f"sha256:{sha256}")
+        find_parts(self.dataset, "a folder of photos and an annotation file", {"input": [self.input], "annotations": [self.annotations]})
+        draft = PlanDraft(self.dataset, split, PhotoFolder(self.input))
+        file, sha256 = read_json(self.annotations, CocoFile)
+        draft_photos(file, draft)
+        builder = InstancesBuilder(self, split, self.build_categories(file.categories), file.license_names())
+        return draft.finish(builder, f"sha256:{sha256}")
 
     def _split_of_name(self) -> str:
         found = re.search(r"train|val|test", self.annotations.rstrip("/").rpartition("/")[2])
         if not found:
             raise ConfigError(f"the name of annotations={self.annotations} says no split; give split=train or split=val")
         return found.group()
-
-    def _checked_categories(self, file: "_InstancesFile") -> list[dict[str, Any]]:
-        if not all(isinstance(entry.get("id"), int) and entry.get("name") for entry in file.categories):
-            raise ConfigError(f"annotations={self.annotations}: each of its categories needs an integer id and a name")
-        return file.categories
 
 
 @dataclass(frozen=True)
@@ -128,62 +111,3 @@ class InstancesBuilder:
         if category_id not in self.categories:
             raise RowError("unknown_category", f"category {category_id} is not among the {len(self.categories)} of the file")
         return self.categories[category_id]
-
-
-class _InstancesFile(msgspec.Struct):
-    images: list[msgspec.Raw]
-    annotations: list[msgspec.Raw]
-    categories: list[dict[str, Any]]
-    licenses: list[dict[str, Any]] | None = None
-
-
-class _Image(msgspec.Struct):
-    id: int | str
-    height: int
-    width: int
-
-
-class _Annotation(msgspec.Struct):
-    """What is looked at of an annotation when the plan is made."""
-
-    image_id: int | str
-    category_id: int
-
-
-def _valid_images(images: list[msgspec.Raw], draft: PlanDraft) -> Iterator[tuple[int | str, msgspec.Raw]]:
-    seen = set()
-    for raw in images:
-        try:
-            image = msgspec.json.decode(raw, type=_Image)
-            if image.height <= 0 or image.width <= 0:
-                raise RowError("image_invalid", f"image {image.id} is {image.height} x {image.width}")
-            if image.id in seen:
-                raise RowError("duplicate_id", f"image {image.id} came before")
-            seen.add(image.id)
-            yield image.id, raw
-        except msgspec.ValidationError:
-            draft.reject(_id_of(raw), RowError("image_invalid", f"no id, height and width in {_start_of(raw)}"))
-        except RowError as error:
-            draft.reject(image.id, error)
-
-
-def _group(annotations: list[msgspec.Raw], by_image: dict[int | str, list[msgspec.Raw]], draft: PlanDraft) -> None:
-    """Puts each annotation to its image, or sets it aside."""
-    for raw in annotations:
-        try:
-            image_id = msgspec.json.decode(raw, type=_Annotation).image_id
-            by_image[image_id].append(raw)
-        except msgspec.ValidationError:
-            error = RowError("annotation_invalid", f"no image_id and category_id in {_start_of(raw)}")
-            draft.reject(_id_of(raw, "image_id"), error, annotation_id=_id_of(raw))
-        except KeyError:
-            draft.reject(image_id, RowError("unknown_image", f"image {image_id} is not in the file"), annotation_id=_id_of(raw))
-
-
-def _id_of(raw: msgspec.Raw, key: str = "id") -> str:
-    entry = msgspec.json.decode(raw)
-    return str(entry.get(key)) if isinstance(entry, dict) else "None"
-
-
-def _start_of(raw: msgspec.Raw) -> str:
-    return bytes(raw)[:120].decode(errors="replace")

@@ -2,8 +2,9 @@
 
 import re
 from collections import Counter
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from pixellm.data.sources.coco_files import CocoCategory
 from pixellm.data.sources.instances import InstancesSource
 from pixellm.data.sources.referring import Category
 
@@ -20,20 +21,20 @@ class LvisSource(InstancesSource):
     dataset: ClassVar[str] = "lvis"
     is_federated: ClassVar[bool] = True
 
-    def build_categories(self, entries: list[dict[str, Any]]) -> dict[int, Category]:
+    def build_categories(self, entries: list[CocoCategory]) -> dict[int, Category]:
         """`bow_(weapon)` is called "bow (weapon)"; people say one of its synonyms that no other category has, without the brackets."""
-        spoken = {entry["id"]: _phrases_of(entry) for entry in entries}
+        spoken = {entry.id: _phrases_of(entry) for entry in entries}
         uses = Counter(phrase for phrases in spoken.values() for phrase in phrases)
         categories = {}
         for entry in entries:
-            name = PERSON if PERSON in spoken[entry["id"]] else entry["name"].replace("_", " ")
-            own = tuple(phrase for phrase in spoken[entry["id"]] if uses[phrase] == 1)
-            categories[entry["id"]] = Category(name, own or (name,), entry.get("def") or None)
+            name = PERSON if PERSON in spoken[entry.id] else entry.name.replace("_", " ")
+            own = tuple(phrase for phrase in spoken[entry.id] if uses[phrase] == 1)
+            categories[entry.id] = Category(name, own or (name,), entry.definition or None)
         return categories
 
 
-def _phrases_of(entry: dict[str, Any]) -> list[str]:
-    phrases = list(dict.fromkeys(map(_to_phrase, [entry["name"], *entry.get("synonyms", [])])))
+def _phrases_of(entry: CocoCategory) -> list[str]:
+    phrases = list(dict.fromkeys(map(_to_phrase, [entry.name, *entry.synonyms])))
     return [PERSON] if PERSON in phrases else phrases
 
 

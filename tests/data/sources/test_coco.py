@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from pixellm.data.schema import RejectedRow, Row, region_rle, validate_row
 from pixellm.data.sources.coco import CocoSource
-from pixellm.errors import ConfigError, StorageError
+from pixellm.errors import ConfigError
 from pixellm.masks import mask_to_rle, polygons_to_rle, rle_counts, rle_to_mask
 from tests.data.sources.build import build_all
 from tests.data.sources.instances_files import CATEGORIES, SQUARE, annotation, image, write_dataset
@@ -144,7 +144,7 @@ def test_the_split_comes_from_the_file_name_or_the_key(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("content", "message"), [
     ("{", "truncated"), ("[]", "Expected `object`, got `array`"), ('{"images": []}', "missing required field `annotations`"),
-    (json.dumps({"images": [], "annotations": [], "categories": [{"id": 1}]}), "a name"),
+    (json.dumps({"images": [], "annotations": [], "categories": [{"id": 1}]}), "missing required field `name`"),
 ])
 def test_a_file_that_is_no_instances_file_is_refused(tmp_path: Path, content: str, message: str) -> None:
     keys = write_dataset(tmp_path, [image()], [])
@@ -155,9 +155,9 @@ def test_a_file_that_is_no_instances_file_is_refused(tmp_path: Path, content: st
 
 def test_missing_inputs_are_errors_at_once(tmp_path: Path) -> None:
     keys = write_dataset(tmp_path, [image()], [])
-    with pytest.raises(StorageError, match="does not exist"):
+    with pytest.raises(ConfigError, match=r"missing: annotations \(looked for .*none_val.json\)"):
         CocoSource(**keys | {"annotations": str(tmp_path / "none_val.json")}).plan()
-    with pytest.raises(StorageError, match="no photos"):
+    with pytest.raises(ConfigError, match=r"missing: input"):
         CocoSource(**keys | {"input": str(tmp_path / "none")}).plan()
 
 

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from pixellm.data.schema import RejectedRow, Row, validate_row
+from pixellm.data.sources.coco_files import CocoCategory
 from pixellm.data.sources.lvis import LvisSource
 from tests.data.rows import make_photo
 from tests.data.sources.build import build_all
@@ -34,7 +36,8 @@ def questions(found: list[Row | RejectedRow]) -> str:
 
 def test_names_are_readable_and_a_phrase_means_one_category(tmp_path: Path) -> None:
     source = LvisSource(**write_dataset(tmp_path, [image()], [], CATEGORIES))
-    names = {key: (category.name, category.phrases) for key, category in source.build_categories(CATEGORIES).items()}
+    categories = source.build_categories(msgspec.convert(CATEGORIES, list[CocoCategory]))
+    names = {key: (category.name, category.phrases) for key, category in categories.items()}
     assert names == {
         1: ("bow (weapon)", ("longbow",)), 2: ("bow (decorative ribbons)", ("bow (decorative ribbons)",)),
         3: ("person", ("person",)), 4: ("alarm clock", ("alarm clock",)),
