@@ -12,7 +12,7 @@ import ray
 from pixellm.errors import PixelLMError
 from pixellm.settings import parse_command_line
 from pixellm.storage import upload_folder
-from pixellm.train.telemetry import format_duration, say
+from pixellm.train.console import format_duration, say
 from pixellm.train.tower import TowerConfig, warm_start
 from pixellm.train.trainer import build_random_tiny
 

@@ -149,6 +149,7 @@ def count_training(config: PixelLMConfig, trained_parts: Collection[str], has_ad
         "tower": 1 + 2 * tower, "projector": 1 + tower + projector, "mask": 3 if "mask_head" in trained_parts else 2,
         "language model": 1 + (before_language_model or language_model) + (language_model and not has_adapters)}
     return TrainingFlops(
-        per_photo=times["tower"] * forward["vision tower"] + times["projector"] * forward["projector"] + times["mask"] * forward["mask head"],
+        per_photo=(times["tower"] * forward["vision tower"] + times["projector"] * forward["projector"]
+                   + times["mask"] * forward["mask head"]),
         per_token=times["language model"] * forward["token"], per_token_pair=times["language model"] * forward["pair"],
         per_mask=times["mask"] * forward["mask"])

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from pixellm.settings import StrictModel
+from pixellm.train.reporting import TelemetrySettings, ValidationSettings
 
 Part = Literal["vision_tower", "projector", "language_model", "codebook", "mask_head"]
 PARTS: tuple[Part, ...] = ("vision_tower", "projector", "language_model", "codebook", "mask_head")
@@ -93,6 +94,8 @@ class TrainConfig(StrictModel):
     checkpoint_every_steps: int = Field(200, gt=0)
     keep_last: int = Field(2, gt=0, description="checkpoints that stay on storage")
     log_every_steps: int = Field(10, gt=0)
+    telemetry: TelemetrySettings = TelemetrySettings()
+    validation: ValidationSettings | None = Field(None, description="held-out questions that each checkpoint answers beside the training")
     seed: int = 0
 
     @model_validator(mode="after")

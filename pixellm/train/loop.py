@@ -33,10 +33,14 @@ from pixellm.train.checkpoint import (
     write_checkpoint,
 )
 from pixellm.train.config import TrainConfig
+from pixellm.train.console import say
 from pixellm.train.deepspeed import Engine
+from pixellm.train.device import peak_memory_gb
 from pixellm.train.forward import forward_losses, weighted_loss
 from pixellm.train.parameters import parameter_table, select_parameters
-from pixellm.train.telemetry import Interval, Telemetry, say
+from pixellm.train.profiling import traced
+from pixellm.train.tasks import SUMS_SHAPE, TASK_KEYS, sums_by_task
+from pixellm.train.telemetry import Interval, Telemetry
 
 MICRO_BATCHES_AHEAD = 4
 SET_ASIDE_SHOWN = 20
@@ -73,13 +77,13 @@ def optimiser_step(engine: Engine, batches: list[MicroBatch], config: TrainConfi
     Text loss is divided by the answer tokens, bce and dice by the masks, of all micro-batches of all workers. Losses and counts of the
     result are sums over all workers' micro-batches where they are counts, and this worker's own share where they are losses.
     """
-    counts = torch.tensor([[batch.num_answer_tokens, batch.num_masks, batch.num_photos, batch.num_tokens, len(batch.set_aside)]
-                           for batch in batches], dtype=torch.int64).sum(0).to(engine.device)
+    counts = torch.tensor([[batch.num_answer_tokens, batch.num_masks, batch.num_photos, batch.num_conversations, batch.num_tokens,
+                            len(batch.set_aside)] for batch in batches], dtype=torch.int64).sum(0).to(engine.device)
     distributed.all_reduce(counts)
     interval = Interval(1, 0.0, 0.0, 0.0, *counts.tolist())
     scale = distributed.get_world_size()  # DeepSpeed averages gradients over workers, the losses below are shares of a global mean
     tokens, masks = max(interval.num_answer_tokens, 1), max(interval.num_masks, 1)
-    sums = torch.zeros(3, device=engine.device)
+    sums = torch.zeros(SUMS_SHAPE, device=engine.device)
     times = {"forward": 0.0, "backward": 0.0, "optimizer": 0.0}
     for batch in batches:
         tensors = {name: value.to(engine.device, non_blocking=True) for name, value in batch.tensors.items()}
@@ -88,13 +92,14 @@ def optimiser_step(engine: Engine, batches: list[MicroBatch], config: TrainConfi
         loss = weighted_loss(losses, config.loss_weights, tokens, masks)
         forwarded = time.perf_counter()
         engine.backward(loss * scale)
-        sums += torch.stack([losses.text, losses.bce, losses.dice]).detach()
+        sums += sums_by_task(losses, tensors["task_index"])
         backwarded = time.perf_counter()
         norm = engine.step(factor)
         times["forward"] += forwarded - started
         times["backward"] += backwarded - forwarded
         times["optimizer"] += time.perf_counter() - backwarded
-    interval.text, interval.bce, interval.dice = sums.tolist()
+    interval.text, interval.bce, interval.dice = sums[:3].sum(1).tolist()
+    interval.by_task = dict(zip(TASK_KEYS, sums.flatten().tolist(), strict=True))
     interval.gradient_norm = norm if norm is not None else 0.0
     interval.parts_s = times
     return interval
@@ -132,8 +137,7 @@ class TrainLoop:
         self._next_batch: Iterator[MicroBatch] = iter(self.batches)
         self._epoch = 0
         self._counter = SetAsideCounter(config.max_rejected_share)
-        self.telemetry = None if self.rank else Telemetry(
-            config.run_uri, config.run, config.steps, config.loss_weights.model_dump(), first_step=self.step)
+        self.telemetry = None if self.rank else Telemetry(config, self.engine.module.config, self.num_workers, first_step=self.step)
 
     def run(self) -> None:
         """Train to the last step, with a checkpoint at the configured steps and at the end."""
@@ -147,7 +151,8 @@ class TrainLoop:
                     self._restore(self.saved, batches)
                     self.saved = None
                 factor = learning_rate_factor(self.step, config)
-                taken = optimiser_step(self.engine, batches, config, factor)
+                with traced(self.step + 1, config.telemetry.profile_steps if self.rank == 0 else (), config.run_uri):
+                    taken = optimiser_step(self.engine, batches, config, factor)
                 self.step += 1
                 self._note(batches)
                 taken.parts_s["data_wait"], taken.wall_s = waited_s, time.perf_counter() - started
@@ -156,7 +161,10 @@ class TrainLoop:
                     self._log(interval, factor)
                     interval = Interval()
                 if self.step % config.checkpoint_every_steps == 0 or self.step == config.steps:
+                    started = time.perf_counter()
                     self._save()
+                    if self.telemetry is not None:
+                        self.telemetry.write_checkpoint_stall(self.step, time.perf_counter() - started)
         finally:
             self.batches.close()
             if self.telemetry is not None:
@@ -189,15 +197,20 @@ class TrainLoop:
             self._counter.add(batch)
 
     def _log(self, interval: Interval, factor: float) -> None:
-        """Bring the losses (sums) and times (means) of all workers together; rank 0 writes them."""
+        """Bring the losses (sums), times (means) and memory (maximum) of all workers together; rank 0 writes them."""
         names = sorted(interval.parts_s)
-        values = torch.tensor([interval.text, interval.bce, interval.dice] + [interval.parts_s[name] / self.num_workers for name in names],
-                              dtype=torch.float64 if not self.config.use_gpu else torch.float32, device=self.engine.device)
+        dtype, device = torch.float32 if self.config.use_gpu else torch.float64, self.engine.device
+        values = torch.tensor([interval.text, interval.bce, interval.dice] + [interval.parts_s[name] / self.num_workers for name in names]
+                              + [interval.by_task[key] for key in TASK_KEYS], dtype=dtype, device=device)
+        memory_gb = torch.tensor(peak_memory_gb(device), dtype=dtype, device=device)
         distributed.all_reduce(values)
+        distributed.all_reduce(memory_gb, distributed.ReduceOp.MAX)
         if self.telemetry is not None:
-            interval.text, interval.bce, interval.dice = values[:3].tolist()
-            interval.parts_s = dict(zip(names, values[3:].tolist(), strict=True))
-            self.telemetry.write(self.step, interval, factor, epoch=self._epoch)
+            losses, parts_s, by_task = values.cpu().split([3, len(names), len(TASK_KEYS)])
+            interval.text, interval.bce, interval.dice = losses.tolist()
+            interval.parts_s = dict(zip(names, parts_s.tolist(), strict=True))
+            interval.by_task = dict(zip(TASK_KEYS, by_task.tolist(), strict=True))
+            self.telemetry.write(self.step, interval, factor, epoch=self._epoch, memory_gb=float(memory_gb))
 
     def _save(self) -> None:
         """All workers give their part; rank 0 writes, uploads and reports."""
@@ -213,7 +226,7 @@ class TrainLoop:
             ray.train.report({"step": self.step}, checkpoint=ray.train.Checkpoint.from_directory(folder),
                              checkpoint_dir_name=checkpoint_name(self.step), checkpoint_upload_fn=self._upload,
                              delete_local_checkpoint_after_upload=False)
-        self.telemetry.upload()
+        self.telemetry.flush()
         say(f"checkpoint {join_uri(self.config.run_uri, checkpoint_name(self.step))}")
 
     def _upload(self, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:

@@ -40,7 +40,7 @@ METRICS = (
     Metric("speed/tflop_per_s", "pixellm_train_tflop_per_s", "1e12 counted operations of a worker per second"),
     Metric("speed/mfu", "pixellm_train_mfu", "share of the device's peak, where that is known"),
     Metric("time_s/{part}", "pixellm_train_time_s", "seconds of a step in data_wait, forward, backward, optimizer; mean over workers"),
-    Metric("memory/peak_gb", "pixellm_train_peak_memory_gb", "1e9 bytes at the peak of the worker that uses most: of the GPU, else resident"),
+    Metric("memory/peak_gb", "pixellm_train_peak_memory_gb", "1e9 bytes at the peak of the worker with most: of the GPU, else resident"),
     Metric("data/set_aside", "pixellm_train_set_aside", "rows and conversations of the interval that could not be used"),
     Metric("progress/step", "pixellm_train_step", "optimiser steps done"),
     Metric("progress/epoch", "pixellm_train_epoch", "epoch of the last row"),

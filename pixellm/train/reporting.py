@@ -28,9 +28,9 @@ class TelemetrySettings(StrictModel):
 
     mlflow: MlflowSettings | None = None
     wandb: WandbSettings | None = None
-    peak_tflops: float | None = Field(None, gt=0, description="peak of one worker's device in the run's precision, in 1e12 operations per "
-                                      "second, for MFU; known for common GPUs in bf16")
-    profile_steps: tuple[int, ...] = Field((), description="steps (the first is 1) that torch's profiler traces on worker 0: "
+    peak_tflops: float | None = Field(default=None, gt=0, description="peak of one worker's device in the run's precision, in 1e12 "
+                                      "operations per second, for MFU; known for common GPUs in bf16")
+    profile_steps: tuple[int, ...] = Field(default=(), description="steps (the first is 1) that torch's profiler traces on worker 0: "
                                            "`profile/step_*.json.gz` in the run's folder")
 
 
@@ -47,7 +47,7 @@ class ValidationSettings(StrictModel):
     batch_size: int = Field(8, gt=0, description="photos in one call of the model")
     max_new_tokens: int = Field(128, gt=0)
     engine: EngineConfig = EngineConfig()
-    max_failed_share: float = Field(0.05, ge=0, le=1, description="share of photos that may be set aside before a validation counts as failed")
-    timeout_s: float = Field(3600, gt=0, description="after it a validation counts as failed")
+    max_failed_share: float = Field(0.05, ge=0, le=1, description="share of photos set aside above which it counts as failed")
+    timeout_s: float = Field(3600, gt=0, description="of one validation; then it counts as failed")
     num_pictures: int = Field(6, ge=0, description="questions shown in TensorBoard, prediction beside truth, the same ones each time")
     patience: int | None = Field(None, gt=0, description="stop after so many validated checkpoints in a row without a better gIoU")

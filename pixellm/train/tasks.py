@@ -7,7 +7,8 @@ from pixellm.data.schema import TASKS
 from pixellm.model.losses import LossSums
 
 ROWS = ("text", "bce", "dice", "num_answer_tokens", "num_masks")
-KEYS = tuple(f"{row}/{task}" for row in ROWS for task in TASKS)
+TASK_KEYS = tuple(f"{row}/{task}" for row in ROWS for task in TASKS)
+SUMS_SHAPE = (len(ROWS), len(TASKS))
 
 
 @torch.no_grad()
@@ -20,7 +21,7 @@ def sums_by_task(losses: LossSums, task_index: Tensor) -> Tensor:
 
 
 def mean_losses(by_task: dict[str, float]) -> dict[str, float]:
-    """Mean losses of the tasks that there are, by tag; `by_task` are sums by `KEYS`."""
+    """Mean losses of the tasks that there are, by tag; `by_task` are sums by `TASK_KEYS`."""
     means = {}
     for loss, count in (("text", "num_answer_tokens"), ("bce", "num_masks"), ("dice", "num_masks")):
         for task in TASKS:

@@ -36,4 +36,4 @@ class WandbSink:
 
     def close(self) -> None:
         """Wait until everything is sent."""
-        self._run.finish(quiet=True)
+        self._run.finish()
