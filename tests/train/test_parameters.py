@@ -7,7 +7,7 @@ import torch
 
 from pixellm.errors import ModelError
 from pixellm.train.config import PARTS, LoraSettings
-from pixellm.train.loop import forward_losses
+from pixellm.train.forward import forward_losses
 from pixellm.train.parameters import add_adapters, merge_adapters, parameter_table, select_parameters, unread_tower_parameters
 from tests.train.examples import base_model, make_batch, make_config
 
