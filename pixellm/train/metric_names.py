@@ -33,6 +33,7 @@ METRICS = (
     Metric("learning_rate/{part}", "pixellm_train_learning_rate", "of each trained part of the model"),
     Metric("optimizer/learning_rate_factor", "pixellm_train_learning_rate_factor", "share of the peak learning rates"),
     Metric("optimizer/gradient_norm", "pixellm_train_gradient_norm", "before clipping, mean over the steps"),
+    Metric("optimizer/skipped_steps", "pixellm_train_skipped_steps", "steps of the interval that changed nothing"),
     Metric("speed/images_per_s", "pixellm_train_images_per_s", "photos of all workers per second"),
     Metric("speed/tokens_per_s", "pixellm_train_tokens_per_s", "tokens of all workers per second, padding left out"),
     Metric("speed/step_s", "pixellm_train_step_s", "seconds of an optimiser step"),

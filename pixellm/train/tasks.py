@@ -8,7 +8,6 @@ from pixellm.model.losses import LossSums
 
 ROWS = ("text", "bce", "dice", "num_answer_tokens", "num_masks")
 TASK_KEYS = tuple(f"{row}/{task}" for row in ROWS for task in TASKS)
-SUMS_SHAPE = (len(ROWS), len(TASKS))
 
 
 @torch.no_grad()

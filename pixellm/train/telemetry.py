@@ -25,6 +25,8 @@ class Interval:
     num_conversations: int = 0
     num_tokens: int = 0
     num_set_aside: int = 0
+    num_asking: int = 0  # workers that ask all others for something outside of steps
+    num_skipped: int = 0  # steps that changed nothing
     gradient_norm: float = 0.0
     wall_s: float = 0.0
     parts_s: dict[str, float] = field(default_factory=dict)  # mean over workers: data_wait, forward, backward, optimizer
@@ -41,6 +43,10 @@ class Interval:
         """Mean text loss per answer token, bce and dice per mask."""
         tokens, masks = max(self.num_answer_tokens, 1), max(self.num_masks, 1)
         return {"text": self.text / tokens, "bce": self.bce / masks, "dice": self.dice / masks}
+
+    def total(self, weights: dict[str, float]) -> float:
+        """Their weighted sum, which is trained."""
+        return sum(weights[name] * value for name, value in self.losses().items())
 
 
 class Telemetry:
@@ -67,9 +73,8 @@ class Telemetry:
     def values(self, interval: Interval, learning_rate_factor: float) -> dict[str, float]:
         """What is recorded of an interval, by tag."""
         losses, wall_s, steps = interval.losses(), max(interval.wall_s, 1e-9), max(interval.num_steps, 1)
-        weights = self.config.loss_weights
         values = {f"loss/{name}": value for name, value in losses.items()} | mean_losses(interval.by_task)
-        values["loss/total"] = sum(getattr(weights, name) * value for name, value in losses.items())
+        values["loss/total"] = interval.total(self.config.loss_weights.model_dump())
         for part in self.config.trained_parts:
             values[f"learning_rate/{part}"] = getattr(self.config.learning_rates, part) * learning_rate_factor
         flop = self.flops.of(interval.num_photos, interval.num_tokens, interval.num_conversations, interval.num_masks)
@@ -82,6 +87,7 @@ class Telemetry:
             "speed/data_wait_share": interval.parts_s.get("data_wait", 0.0) / wall_s,
             "speed/tflop_per_s": flop / 1e12 / wall_s / self.num_workers,
             "data/set_aside": interval.num_set_aside,
+            "optimizer/skipped_steps": interval.num_skipped,
         }
         if self.peak_tflops is not None:
             values["speed/mfu"] = values["speed/tflop_per_s"] / self.peak_tflops
@@ -94,7 +100,8 @@ class Telemetry:
                 f"  {values['speed/images_per_s']:.1f} images/s  {values['speed/tokens_per_s']:.0f} tokens/s")
         line += f"  MFU {values['speed/mfu']:.0%}" if "speed/mfu" in values else ""
         line += f"  data wait {values['speed/data_wait_share']:.0%}  {format_duration(values['progress/left_s'])} left"
-        return line + (f"  {interval.num_set_aside} set aside" if interval.num_set_aside else "")
+        line += f"  {interval.num_set_aside} set aside" if interval.num_set_aside else ""
+        return line + (f"  {interval.num_skipped} STEPS SKIPPED" if interval.num_skipped else "")
 
     def flush(self) -> None:
         """Bring what was recorded to where it can be read."""
