@@ -14,15 +14,14 @@ import torch
 import transformers
 from ray.train.collective import broadcast_from_rank_zero
 from torch import distributed
-from transformers import PreTrainedModel
 
 from pixellm.data.collate import Collator, MicroBatch, SetAsideCounter
 from pixellm.data.mixture import lanes_of_worker
 from pixellm.data.stream import BatchStream, Prefetcher, read_mixture
 from pixellm.errors import ConfigError, DivergedError, ModelError, PixelLMError
-from pixellm.model.processing_pixellm import PixelLMProcessor
 from pixellm.revision import git_revision
-from pixellm.storage import join_uri, local_copy, write_bytes
+from pixellm.storage import join_uri, write_bytes
+from pixellm.train.base import load_base
 from pixellm.train.checkpoint import (
     RunProgress,
     TrainingCheckpoint,
@@ -205,11 +204,3 @@ class TrainLoop:
 
     def _keep_report(self, text: str) -> None:
         write_bytes(join_uri(self.config.run_uri, "hangs", f"step_{self.step + 1:08d}_rank_{self.rank}.txt"), text.encode())
-
-
-def load_base(uri: str) -> tuple[PreTrainedModel, PixelLMProcessor]:
-    """Model (float32) and processor of a model directory, local or on storage."""
-    from pixellm.model import PixelLMForConditionalGeneration
-
-    folder = local_copy(uri)
-    return PixelLMForConditionalGeneration.from_pretrained(folder, dtype=torch.float32), PixelLMProcessor.from_pretrained(folder)
