@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from pixellm.data.collate import Collator, MicroBatch, SetAsideCounter
 from pixellm.data.mixture import lanes_of_worker
 from pixellm.data.stream import BatchStream, Prefetcher, read_mixture
+from pixellm.model.packing import unpack_batch
 from pixellm.model.processing_pixellm import PixelLMProcessor
 from pixellm.revision import git_revision
 from pixellm.storage import join_uri, local_copy, open_filesystem
@@ -82,7 +83,7 @@ def optimiser_step(engine: Engine, batches: list[MicroBatch], config: TrainConfi
     sums = torch.zeros(3, device=engine.device)
     times = {"forward": 0.0, "backward": 0.0, "optimizer": 0.0}
     for batch in batches:
-        tensors = {name: value.to(engine.device, non_blocking=True) for name, value in batch.tensors.items()}
+        tensors = unpack_batch(batch.tensors, engine.device)
         started = time.perf_counter()
         losses = forward_losses(engine.forward, tensors, config)
         loss = weighted_loss(losses, config.loss_weights, tokens, masks)
