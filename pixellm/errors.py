@@ -16,6 +16,10 @@ class StorageError(PixelLMError, OSError):
     """A URI cannot be read or written."""
 
 
+class StorageUnavailableError(StorageError):
+    """An object store did not answer, or refused: the same call may succeed later."""
+
+
 class ShardError(PixelLMError, ValueError):
     """A shard folder is not complete or not what its manifest says."""
 

@@ -4,7 +4,7 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -13,15 +13,14 @@ import numpy as np
 import ray.train
 import torch
 import transformers
-from torch import Tensor, distributed
+from torch import distributed
 from transformers import PreTrainedModel
 
 from pixellm.data.collate import Collator, MicroBatch, SetAsideCounter
 from pixellm.data.mixture import lanes_of_worker
 from pixellm.data.stream import BatchStream, Prefetcher, read_mixture
-from pixellm.model.losses import LossSums, compute_losses, text_loss
-from pixellm.model.modeling_pixellm import PixelLMOutput
-from pixellm.model.processing_pixellm import PixelLMProcessor, resize_to_photos
+from pixellm.model.packing import unpack_batch
+from pixellm.model.processing_pixellm import PixelLMProcessor
 from pixellm.revision import git_revision
 from pixellm.storage import join_uri, local_copy, open_filesystem
 from pixellm.train.checkpoint import (
@@ -36,10 +35,10 @@ from pixellm.train.checkpoint import (
 )
 from pixellm.train.config import TrainConfig
 from pixellm.train.deepspeed import Engine
+from pixellm.train.forward import forward_losses, weighted_loss
 from pixellm.train.parameters import parameter_table, select_parameters
 from pixellm.train.telemetry import Interval, Telemetry, say
 
-MODEL_INPUTS = ("pixel_values", "resized_sizes_hw", "photo_index", "input_ids", "attention_mask")
 MICRO_BATCHES_AHEAD = 4
 SET_ASIDE_SHOWN = 20
 
@@ -81,13 +80,13 @@ def optimiser_step(engine: Engine, batches: list[MicroBatch], config: TrainConfi
     interval = Interval(1, 0.0, 0.0, 0.0, *counts.tolist())
     scale = distributed.get_world_size()  # DeepSpeed averages gradients over workers, the losses below are shares of a global mean
     tokens, masks = max(interval.num_answer_tokens, 1), max(interval.num_masks, 1)
-    sums, weights = torch.zeros(3, device=engine.device), config.loss_weights
+    sums = torch.zeros(3, device=engine.device)
     times = {"forward": 0.0, "backward": 0.0, "optimizer": 0.0}
     for batch in batches:
-        tensors = {name: value.to(engine.device, non_blocking=True) for name, value in batch.tensors.items()}
+        tensors = unpack_batch(batch.tensors, engine.device)
         started = time.perf_counter()
         losses = forward_losses(engine.forward, tensors, config)
-        loss = weights.text * losses.text / tokens + (weights.bce * losses.bce + weights.dice * losses.dice) / masks
+        loss = weighted_loss(losses, config.loss_weights, tokens, masks)
         forwarded = time.perf_counter()
         engine.backward(loss * scale)
         sums += torch.stack([losses.text, losses.bce, losses.dice]).detach()
@@ -100,21 +99,6 @@ def optimiser_step(engine: Engine, batches: list[MicroBatch], config: TrainConfi
     interval.gradient_norm = norm if norm is not None else 0.0
     interval.parts_s = times
     return interval
-
-
-def forward_losses(forward: Callable[..., PixelLMOutput], tensors: dict[str, Tensor], config: TrainConfig) -> LossSums:
-    """The model's pass over one micro-batch and its losses, masks at the resolution that `config` says; none where they weigh nothing."""
-    output = forward(**{name: tensors[name] for name in MODEL_INPUTS}, decode_masks=config.trains_masks)
-    if not config.trains_masks:
-        text, num_answer_tokens = text_loss(output.logits, tensors["labels"])
-        return LossSums(text, torch.zeros_like(text), torch.zeros_like(text), num_answer_tokens, torch.zeros_like(num_answer_tokens))
-    mask_logits = output.mask_logits
-    if config.mask_loss_resolution == "photo":
-        photo = tensors["photo_index"][output.target_conversation]
-        mask_logits = resize_to_photos(mask_logits, tensors["pixel_values"].shape[-1], tensors["resized_sizes_hw"][photo],
-                                       tensors["photo_sizes_hw"][photo])
-    return compute_losses(output.logits, tensors["labels"], mask_logits, tensors["target_masks"], tensors["target_valid"],
-                          output.target_conversation, config.refinement_alpha)
 
 
 class TrainLoop:
