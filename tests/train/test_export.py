@@ -11,6 +11,7 @@ from jobs import export as job
 from pixellm.data.shards import ShardOptions, write_shards
 from pixellm.errors import ModelError, StorageError
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
+from pixellm.model.packing import unpack_batch
 from pixellm.train.adapters import TRAINED, load_adapters
 from pixellm.train.base import load_base, prepare_base
 from pixellm.train.checkpoint import checkpoint_name
@@ -103,7 +104,7 @@ def adapters(tmp_path):
 
 
 def logits_of(model):
-    tensors = make_batch([1, 2]).tensors
+    tensors = unpack_batch(make_batch([1, 2]).tensors)
     with torch.no_grad():
         output = model(**{name: tensors[name] for name in MODEL_INPUTS})
     return torch.cat([output.logits.flatten(), output.mask_logits.flatten()])

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pixellm.data.schema import TASKS
+from pixellm.model.packing import unpack_batch
 from pixellm.train.console import format_duration
 from pixellm.train.forward import forward_losses
 from pixellm.train.metric_names import METRICS, metric_of
@@ -30,13 +31,13 @@ def test_losses_are_means_over_all_steps_of_the_interval():
 
 def test_losses_by_task_are_those_of_the_tasks_conversations():
     photos = list(range(NUM_PHOTOS))
-    config, tensors = make_config(), make_batch(photos).tensors
+    config, tensors = make_config(), unpack_batch(make_batch(photos).tensors)
     losses = forward_losses(base_model()[0].eval(), tensors, config)
     sums = sums_by_task(losses, tensors["task_index"])
     torch.testing.assert_close(sums[0].sum(), losses.text.sum())
     assert sums[4].tolist() == photos, "photo n has n masks and is of task n"
     for photo in photos:
-        alone = forward_losses(base_model()[0].eval(), make_batch([photo]).tensors, config)
+        alone = forward_losses(base_model()[0].eval(), unpack_batch(make_batch([photo]).tensors), config)
         expected = [float(alone.text.sum()), float(alone.bce.sum()), float(alone.dice.sum()), int(alone.num_answer_tokens), photo]
         assert sums[:, photo % len(TASKS)].tolist() == pytest.approx(expected, rel=1e-4)
 
