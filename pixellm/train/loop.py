@@ -35,6 +35,7 @@ from pixellm.train.console import say
 from pixellm.train.deepspeed import Engine
 from pixellm.train.device import peak_memory_gb
 from pixellm.train.guard import StepGuard
+from pixellm.train.history import is_over
 from pixellm.train.parameters import parameter_table, select_parameters
 from pixellm.train.preemption import PreemptionNotice
 from pixellm.train.profiling import traced
@@ -133,6 +134,8 @@ class TrainLoop:
                     self._save(is_urgent=is_last or leaves)
                     if self.telemetry is not None:
                         self.telemetry.write_checkpoint_stall(self.step, time.perf_counter() - started)
+                    if self._stops_early():
+                        break
             if self.writer is not None:
                 self.writer.finish()
         finally:
@@ -201,6 +204,15 @@ class TrainLoop:
         self.writer.submit(TrainingCheckpoint(progress, state, self.position, random_states, self.config))
         if is_urgent:
             self.writer.finish()
+
+    def _stops_early(self) -> bool:
+        """Whether validation has seen no progress for as long as the configuration bears; all workers hear the same."""
+        if self.config.validation is None or self.config.validation.patience is None:
+            return False
+        stops = broadcast_from_rank_zero(self.rank == 0 and is_over(self.config))
+        if stops and self.rank == 0:
+            say(f"step {self.step}: no better gIoU in {self.config.validation.patience} validated checkpoints, the run stops early")
+        return stops
 
     def _keep_report(self, text: str) -> None:
         write_bytes(join_uri(self.config.run_uri, "hangs", f"step_{self.step + 1:08d}_rank_{self.rank}.txt"), text.encode())

@@ -13,12 +13,15 @@ from pixellm.storage import open_filesystem
 from pixellm.train.base import prepare_base
 from pixellm.train.checkpoint import checkpoint_step, find_latest_checkpoint
 from pixellm.train.config import TrainConfig
+from pixellm.train.history import is_over
 from pixellm.train.loop import train_worker
+from pixellm.train.validation import validating
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """`checkpoint_uri` of the last step; `was_done` when the run had reached it before and nothing was trained now."""
+    """`checkpoint_uri` of the last step, which comes before `steps` where validation stopped the run early; `was_done` when the run had
+    reached it before and nothing was trained now."""
 
     checkpoint_uri: str
     step: int
@@ -32,15 +35,16 @@ def train(config: TrainConfig) -> TrainResult:
     the run's checkpoint is of other data or another model; DivergedError.
     """
     latest = find_latest_checkpoint(config.run_uri)
-    if latest is not None and (done := checkpoint_step(latest)) >= config.steps:
+    if latest is not None and ((done := checkpoint_step(latest)) >= config.steps or is_over(config)):
         return TrainResult(latest, done, was_done=True)
-    for entry in config.data:
-        read_manifest(entry.uri)
+    for uri in [*(entry.uri for entry in config.data), *([config.validation.shards] if config.validation else [])]:
+        read_manifest(uri)
     _warn_if_short(config)
     base_uri = prepare_base(config)
-    stopped = build_trainer(config, base_uri).fit().return_value
-    if isinstance(stopped, PixelLMError):
-        raise stopped
+    with validating(config):
+        stopped = build_trainer(config, base_uri).fit().return_value
+        if isinstance(stopped, PixelLMError):
+            raise stopped
     latest = find_latest_checkpoint(config.run_uri)
     assert latest is not None, "a finished run has a checkpoint of its last step"
     return TrainResult(latest, checkpoint_step(latest), was_done=False)
