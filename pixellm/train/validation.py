@@ -118,7 +118,7 @@ class Validator:
                     return False
                 if not self._is_waiting_told:
                     self._is_waiting_told = True
-                    say(f"validation waits: it needs {settings.num_workers} x {worker} and {READ_CPUS:g} CPU to read, besides the training; "
+                    say(f"validation waits: it needs {settings.num_workers} x {worker} and {READ_CPUS:g} CPU besides the training; "
                         "without more nodes it runs when the training has ended")
             return True
         finally:

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from jobs import export as job
+from pixellm.data.manifest import SourceInfo
 from pixellm.data.shards import ShardOptions, write_shards
 from pixellm.errors import ModelError, StorageError
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
@@ -29,7 +30,7 @@ from tests.train.test_checkpoint import make_checkpoint, write
 @pytest.fixture
 def shards_of_one_row(tmp_path):
     uri = str(tmp_path / "shards")
-    write_shards([make_row(0)], uri, ShardOptions())
+    write_shards([make_row(0)], uri, ShardOptions(), [SourceInfo(name="drawn", version="3", settings={})])
     return uri
 
 
@@ -107,7 +108,7 @@ def logits_of(model):
     tensors = unpack_batch(make_batch([1, 2]).tensors)
     with torch.no_grad():
         output = model(**{name: tensors[name] for name in MODEL_INPUTS})
-    return torch.cat([output.logits.flatten(), output.mask_logits.flatten()])
+    return output.logits, output.mask_logits
 
 
 def test_adapters_alone_make_the_same_model_again(adapters, tmp_path):
@@ -115,7 +116,7 @@ def test_adapters_alone_make_the_same_model_again(adapters, tmp_path):
     stored = sum(file.stat().st_size for file in folder.iterdir())
     assert stored < 0.6 * (tmp_path / "model" / "model.safetensors").stat().st_size, "the tower and the language model stay away"
     model, processor = load_adapters(str(folder))
-    assert torch.equal(logits_of(model), logits_of(whole))
+    assert all(torch.equal(one, other) for one, other in zip(logits_of(model), logits_of(whole), strict=True))
     assert isinstance(processor, PixelLMProcessor) and "goes onto `tiny-random`" in (folder / "README.md").read_text()
     with pytest.raises(StorageError, match=r"has no adapter.json"):
         load_adapters(str(tmp_path / "model"))
@@ -127,8 +128,10 @@ def test_peft_reads_the_adapters(adapters, tmp_path):
     folder, whole = adapters
     base, _ = load_base(f"{tmp_path}/runs/test/base")
     put_values(base, load_file(folder / TRAINED), "the folder holds", "base")
-    model = PeftModel.from_pretrained(base.eval(), str(folder))
-    torch.testing.assert_close(logits_of(model), logits_of(whole), rtol=1e-4, atol=1e-4)  # not merged: measured MEASURE
+    (expected, _), (without, _) = logits_of(whole), logits_of(base.eval())
+    found, _ = logits_of(PeftModel.from_pretrained(base, str(folder)))
+    assert float((without - expected).abs().max()) > 1
+    assert float((found - expected).abs().max()) < 0.02  # not merged, so rounded otherwise; weights near 1 amplify it: measured 0.0053
 
 
 def test_card_names_data_and_what_the_validation_found(tmp_path, shards_of_one_row):
@@ -136,7 +139,7 @@ def test_card_names_data_and_what_the_validation_found(tmp_path, shards_of_one_r
     assert record_validation(uri, {"giou": 0.5, "ciou": 0.25})
     job.main([f"checkpoint={config.run_uri}", f"output={tmp_path / 'model'}", "which=best"])
     card = (tmp_path / "model" / "README.md").read_text()
-    assert "| giou | 0.5 |" in card and f"- `{shards_of_one_row}`: 1 rows of test (" in card
+    assert "| giou | 0.5 |" in card and f"- `{shards_of_one_row}`: 1 rows of drawn (3)" in card
     about = json.loads((tmp_path / "model" / "training.json").read_text())
     assert about["validation"] == {"giou": 0.5, "ciou": 0.25} and about["data"][0]["num_rows"] == 1
 
