@@ -8,6 +8,7 @@ import torch
 from torch import distributed
 
 from pixellm.data.collate import MicroBatch
+from pixellm.model.packing import unpack_batch
 from pixellm.train.config import TrainConfig
 from pixellm.train.deepspeed import Engine
 from pixellm.train.forward import forward_losses, weighted_loss
@@ -54,7 +55,7 @@ def optimiser_step(engine: Engine, batches: list[MicroBatch], config: TrainConfi
     sums[3] = float(asks)
     times = {"forward": 0.0, "backward": 0.0, "optimizer": 0.0}
     for i, batch in enumerate(batches):
-        tensors = {name: value.to(engine.device, non_blocking=True) for name, value in batch.tensors.items()}
+        tensors = unpack_batch(batch.tensors, engine.device)
         started = time.perf_counter()
         losses = forward_losses(engine.forward, tensors, config)
         loss = weighted_loss(losses, config.loss_weights, tokens, masks)
