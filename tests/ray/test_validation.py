@@ -49,6 +49,7 @@ def test_each_checkpoint_is_validated_and_one_that_is_broken_only_told(local_ray
     assert [event.step for event in events.Images("validation/example_1")] == [7]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_run_without_progress_stops_early(local_ray, held_out, tmp_path, capfd):
     storage = str(tmp_path)
