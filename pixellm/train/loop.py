@@ -94,7 +94,7 @@ class TrainLoop:
         self.telemetry = None if self.rank else Telemetry(
             config.run_uri, config.run, config.steps, config.loss_weights.model_dump(), first_step=self.step)
         self.writer = None if self.telemetry is None else CheckpointWriter(
-            config.run_uri, config.keep_last, config.keep_best, config.failures.storage_patience_s, after=self.telemetry.upload)
+            config.run_uri, config.keep_last, config.keep_best, config.failures.storage_patience_s, before=self.telemetry.upload)
         self.preemption = PreemptionNotice()
 
     def run(self) -> None:

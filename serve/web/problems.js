@@ -1,8 +1,15 @@
 // Failures in words for people: what happened, and what to do next.
 
-/** `{title, help}` for an AskError. `help` holds the server's own words where it gave some. */
-export function describe(error) {
-  const {status, code, message} = error;
+/** `{title, help}` for an AskError, `help` in the server's own words where it gave some. `isWaiting`: it will be asked again by itself. */
+export function describe(error, isWaiting = false) {
+  const {title, help} = words(error);
+  const {retryAfterS} = error;
+  if (retryAfterS === null || isWaiting) return {title, help};
+  const pause = retryAfterS < 120 ? `${Math.ceil(retryAfterS)} seconds` : `${Math.ceil(retryAfterS / 60)} minutes`;
+  return {title, help: `${help} The server wants ${pause} of pause.`.trim()};
+}
+
+function words({status, code, message}) {
   if (code === "cut") return {title: "The connection was lost.", help: "What came of the answer is kept above. Ask again for all of it."};
   if (status === 0) return {title: "The server cannot be reached.", help: "Check the connection, then ask again. Your photo and questions are kept."};
   if (status === 401) return {title: "This server asks for a key.", help: `${message} Enter it below the question, then ask again.`.trim()};

@@ -129,7 +129,7 @@ export class Transcript {
   }
 
   #drawProblem(turn, view) {
-    const {title, help} = turn.error ? describe(turn.error) : {title: turn.status === "stopped" ? "Stopped." : "", help: ""};
+    const {title, help} = turn.error ? describe(turn.error, turn.status === "waiting") : {title: turn.status === "stopped" ? "Stopped." : "", help: ""};
     const words = `${title} ${help}`.trim();
     if (view.problem.textContent !== words) view.problem.replaceChildren(element("strong", {}, title), ` ${help}`);
     view.problem.hidden = !words;

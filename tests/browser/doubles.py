@@ -38,9 +38,10 @@ class WordSegmenter:
 
     async def answer_async(self, photo, question, max_new_tokens=128, options=None, with_parts=True):
         self.asked.append((question, options.history))
-        is_echo = question.startswith("echo ")
-        template = f"{question.removeprefix('echo ')} {SEG}" if is_echo else ANSWER
-        text, spans = parse_template(template)
+        template, (text, spans) = ANSWER, parse_template(ANSWER)
+        if question.startswith("echo "):
+            text = question.removeprefix("echo ")
+            template, spans = f"{text} {SEG}", [(0, len(text))]
         masks = halves_and_disc(photo.height, photo.width)[:len(spans)]
         rles = [mask_to_rle(mask) for mask in masks]
         targets = [Target(text[start:end], (start, end), rle, 0.5 + 0.1 * index, rle_box_xywh(rle), rle_area(rle))
