@@ -96,7 +96,7 @@ class TrainLoop:
         self.guard = StepGuard(config.failures, **(self.saved.progress.guard if self.saved else {}))
         self.telemetry = None if self.rank else Telemetry(config, self.engine.module.config, self.num_workers, first_step=self.step)
         self.writer = None if self.telemetry is None else CheckpointWriter(
-            config.run_uri, config.keep_last, config.keep_best, config.failures.storage_patience_s, after=self.telemetry.flush)
+            config.run_uri, config.keep_last, config.keep_best, config.failures.storage_patience_s, before=self.telemetry.flush)
         self.preemption = PreemptionNotice()
 
     def run(self) -> None:
