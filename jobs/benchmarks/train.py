@@ -150,9 +150,9 @@ def _result(config: Config, steps: dict[int, dict[str, list[float]]], resumed: l
         f"`tiny`, {config.photos_per_step} photos a step and worker, one thread each. Both steps of a round take the same batch from memory "
         "in the same process; ours is all that the loop does between two batches.",
         "scaling_2_workers: photos per second of two workers over those of one.",
-        "stall: the loop stands still for a checkpoint (copying, not writing). data wait: the share of steps in a run of two small workers "
-        "that stream and decode on the same two cores.",
-        "After a lost worker: one of two is killed with SIGKILL after step 10, the last checkpoint is of step 8. detect: until Ray Train says so; "
-        "restart: until both new workers run our code; load: imports, model, checkpoint, DeepSpeed; first step: with the start of the stream.",
-        f"Old habits: forward and backward of `tiny` over 640 x 480 photos with 3 questions of 2 targets each. {PER_QUESTION}: as the released "
-        "code. The unused copies are a cost of preparing."))
+        "stall: the loop stands still for a checkpoint, which is copied; writing goes on beside it. data wait: the share of the time of two "
+        "workers with small batches, which stream and decode on the same cores.",
+        "After a lost worker: one of two is killed with SIGKILL after step 10, with a checkpoint of step 8. detect: until Ray Train says so; "
+        "restart: until both new workers run our code; load: model, checkpoint, DeepSpeed; first step: with the start of the stream.",
+        "Old habits, as in the released code: forward and backward of `tiny` over 640 x 480 photos with 3 questions of 2 targets each; the "
+        "1024-px copies are made beside the model's input, and nothing reads them."))

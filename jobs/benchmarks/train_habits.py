@@ -37,7 +37,8 @@ def measure_habits(num_photos: int, repeats: int) -> dict[str, Case]:
     per_question["photo_index"] = torch.arange(len(index))
 
     def step(tensors: dict[str, torch.Tensor], resolution: MaskResolution) -> Callable[[], None]:
-        config = TrainConfig(run="habits", storage=".", data=("none",), steps=1, precision="fp32", mask_loss_resolution=resolution)
+        config = TrainConfig.model_validate({"run": "habits", "storage": ".", "data": ["none"], "steps": 1, "precision": "fp32",
+                                             "mask_loss_resolution": resolution})
 
         def run() -> None:
             weighted_loss(forward_losses(model, tensors, config), config.loss_weights, 1, 1).backward()
