@@ -144,15 +144,15 @@ def _result(config: Config, steps: dict[int, dict[str, list[float]]], resumed: l
         Path(config.output).mkdir(parents=True, exist_ok=True)
         shown = [case for case in cases if case.unit == "s"]
         colors = [color_of(0 if case in (bare, loop, two) else 1 if case in resume else 2) for case in shown]
-        bars = [Bar(case.name, case.median, f"{case.median:.3g} s", color) for case, color in zip(shown, colors, strict=True)]
+        bars = [Bar(each.name, each.median, f"{each.median:.3g} s", color) for each, color in zip(shown, colors, strict=True)]
         draw_bars("Training: seconds", bars).save(Path(config.output) / "train.png")
     return BenchmarkResult(headline, cases, notes=(
         f"`tiny`, {config.photos_per_step} photos a step and worker, one thread each. Both steps of a round take the same batch from memory "
         "in the same process; ours is all that the loop does between two batches.",
         "scaling_2_workers: photos per second of two workers over those of one.",
-        "stall: the loop stands still for a checkpoint, which is copied; writing goes on beside it. data wait: the share of the time of two "
-        "workers with small batches, which stream and decode on the same cores.",
-        "After a lost worker: one of two is killed with SIGKILL after step 10, with a checkpoint of step 8. detect: until Ray Train says so; "
-        "restart: until both new workers run our code; load: model, checkpoint, DeepSpeed; first step: with the start of the stream.",
+        "stall: the loop stands still for a checkpoint, which is copied; writing goes on beside it. data wait: the share of the time of "
+        "two workers with small batches, which stream and decode on the same cores.",
+        "After a lost worker: one of two is killed with SIGKILL after step 10, with a checkpoint of step 8. detect: until Ray Train says "
+        "so; restart: until both new workers run our code; load: model, checkpoint, DeepSpeed; first step: with the start of the stream.",
         "Old habits, as in the released code: forward and backward of `tiny` over 640 x 480 photos with 3 questions of 2 targets each; the "
         "1024-px copies are made beside the model's input, and nothing reads them."))
