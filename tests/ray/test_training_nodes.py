@@ -3,6 +3,7 @@
 Each process group of `ray.cluster_utils.Cluster` stands for a node.
 """
 
+import itertools
 import shutil
 import tempfile
 import time
@@ -91,4 +92,4 @@ def test_nodes_go_and_come(cluster, tmp_path, record_result):
 def resumed_early(run):
     """Starts that went further back than the one before."""
     steps = run.resumed_after()
-    return [later for earlier, later in zip(steps, steps[1:], strict=False) if later < earlier]
+    return [later for earlier, later in itertools.pairwise(steps) if later < earlier]
