@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from pixellm.settings import StrictModel
 from pixellm.train.engine_settings import EngineSettings
+from pixellm.train.reporting import TelemetrySettings, ValidationSettings
 
 Part = Literal["vision_tower", "projector", "language_model", "codebook", "mask_head"]
 PARTS: tuple[Part, ...] = ("vision_tower", "projector", "language_model", "codebook", "mask_head")
@@ -109,6 +110,8 @@ class TrainConfig(EngineSettings):
     keep_last: int = Field(2, gt=0, description="newest checkpoints that stay on storage")
     keep_best: int = Field(1, ge=0, description="checkpoints of the highest validation gIoU that stay besides")
     log_every_steps: int = Field(10, gt=0)
+    telemetry: TelemetrySettings = TelemetrySettings()
+    validation: ValidationSettings | None = Field(None, description="held-out questions that each checkpoint answers beside the training")
     seed: int = 0
 
     @model_validator(mode="after")
