@@ -128,7 +128,8 @@ class TrainLoop:
                 if self.step % config.log_every_steps == 0 or is_last:
                     self._log(interval, factor)
                     interval = Interval()
-                leaves = bool(taken.num_asking) and self.preemption.has_come()
+                if leaves := bool(taken.num_asking) and self.preemption.has_come():
+                    say(f"rank {self.rank}: a node is about to be taken away, so there is a checkpoint at step {self.step}")
                 if self.step % config.checkpoint_every_steps == 0 or is_last or leaves:
                     started = time.perf_counter()
                     self._save(is_urgent=is_last or leaves)
