@@ -147,8 +147,8 @@ def _result(config: Config, steps: dict[int, dict[str, list[float]]], resumed: l
         bars = [Bar(each.name, each.median, f"{each.median:.3g} s", color) for each, color in zip(shown, colors, strict=True)]
         draw_bars("Training: seconds", bars).save(Path(config.output) / "train.png")
     return BenchmarkResult(headline, cases, notes=(
-        f"`tiny`, {config.photos_per_step} photos a step and worker, one thread each. Both steps of a round take the same batch from memory "
-        "in the same process; ours is all that the loop does between two batches.",
+        f"`tiny`, {config.photos_per_step} photos a step and worker, one thread each. Both steps of a round take the same batch from "
+        "memory in the same process; ours is all that the loop does between two batches.",
         "scaling_2_workers: photos per second of two workers over those of one.",
         "stall: the loop stands still for a checkpoint, which is copied; writing goes on beside it. data wait: the share of the time of "
         "two workers with small batches, which stream and decode on the same cores.",
