@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator
 
 from fastapi import FastAPI, Request
 
-from pixellm.inference.config import AnswerOptions
 from serve.chat_schemas import (
     AnswerMessage,
     ChatChunk,
@@ -24,7 +23,7 @@ from serve.chat_schemas import (
 )
 from serve.config import AppConfig
 from serve.conversations import read_conversation
-from serve.limits import JSON, in_time, read_json, read_photo
+from serve.limits import JSON, answer_options, in_time, read_image, read_json, read_photo
 from serve.messages import Ask, Event, Model
 from serve.openapi import problem_responses, ref, request_body
 from serve.problems import ApiError
@@ -57,11 +56,10 @@ def add_chat_routes(api: FastAPI, config: AppConfig, model: Model) -> None:
         stop = tuple([body.stop] if isinstance(body.stop, str) else body.stop or [])
         if len(stop) > 4 or "" in stop:
             raise ApiError(422, "stop_invalid", f"stop has {len(stop)} texts, expected at most 4, none of them empty.", "stop")
-        options = AnswerOptions(temperature=body.temperature or None, top_p=body.top_p or 1.0, seed=body.seed or 0, stop=stop,
-                                timeout_s=config.request_timeout_s, history=conversation.history)
-        pixels = await read_photo(conversation.image, config)
-        ask = Ask(pixels, (conversation.question,), limit, options, parts=bool(body.stream))
-        events = in_time(model.ask(ask), config.request_timeout_s)
+        pixels = await read_photo(await read_image(conversation.image, config, "messages"), config)
+        options = answer_options(request, config, temperature=body.temperature or None, top_p=body.top_p or 1.0, seed=body.seed or 0,
+                                 stop=stop, history=conversation.history)
+        events = in_time(model, Ask(pixels, (conversation.question,), limit, options, parts=bool(body.stream)))
         name = ChatChunk(id=f"chatcmpl-{uuid.uuid4().hex}", created=int(time.time()), model=body.model, choices=[])
         if body.stream:
             with_usage = body.stream_options is not None and body.stream_options.include_usage

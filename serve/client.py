@@ -33,9 +33,10 @@ class Client:
     """
 
     def __init__(self, url: str = "http://127.0.0.1:8000", timeout_s: float = 120, max_retries: int = 3,
-                 transport: httpx.BaseTransport | None = None):
+                 transport: httpx.BaseTransport | None = None, api_key: str | None = None):
         self.url, self._max_retries = url.rstrip("/"), max_retries
-        self._http = httpx.Client(timeout=timeout_s, transport=transport)
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = httpx.Client(timeout=timeout_s, transport=transport, headers=headers)
 
     def segment(self, photo: Photo, question: str, max_new_tokens: int | None = None) -> SegmentResponse:
         """One question about one photo; masks come as COCO RLE."""

@@ -44,7 +44,7 @@ class WatchedModel:
         return time.monotonic() - self._last_answer_s
 
     async def _ask_canary(self) -> None:
-        async for _ in in_time(self.ask(build_canary(self._timeout_s)), self._timeout_s):
+        async for _ in in_time(self, build_canary(self._timeout_s)):
             pass
 
 

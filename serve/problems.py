@@ -2,6 +2,7 @@
 
 import logging
 import re
+import time
 import traceback
 import uuid
 from http import HTTPStatus
@@ -100,7 +101,7 @@ class RequestGuard:
             return await self._app(scope, receive, send)
         given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        scope.setdefault("state", {}).update(request_id=request_id, arrived_s=time.monotonic())
         started = False
 
         async def send_with_id(message: Message) -> None:

@@ -28,7 +28,8 @@ class SegmentFields(StrictModel):
 class SegmentRequest(SegmentFields):
     """Questions about a photo, as `application/json`."""
 
-    image: str = Field(description="The photo (JPEG, PNG or WebP) as base64, or as a `data:` URL with base64.")
+    image: str = Field(description="The photo (JPEG, PNG or WebP) as base64, or as a `data:` URL with base64; an https "
+                       "URL where the deployment fetches those.")
 
 
 class SegmentForm(SegmentFields):

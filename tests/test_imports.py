@@ -35,6 +35,7 @@ RESERVED = {
     "serve.config": ["serve*", "jobs*"],
     "serve.schemas": ["serve*", "jobs*"],
     "serve.client": ["serve*", "jobs*"],
+    "serve.keys": ["serve*", "jobs*"],
     "jobs": ["jobs*"],
     "pixellm.testing": ["pixellm.testing"],
 }
