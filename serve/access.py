@@ -69,7 +69,7 @@ class KeyGuard:
             else:
                 _check_address(scope)
         except ApiError as error:
-            return await problem_response(scope["state"]["request_id"], error)(scope, receive, send)
+            return await problem_response(scope, error)(scope, receive, send)
         if key is None:
             return await self._app(scope, receive, send)
         scope["state"]["client"] = key.name

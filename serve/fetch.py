@@ -60,7 +60,7 @@ def _fetch(url: str, config: FetchConfig, max_bytes: int, param: str) -> bytes:
                 connection.request("GET", place.path, headers={"Accept": "image/jpeg, image/png, image/webp", "User-Agent": "pixellm"})
                 response = connection.getresponse()
                 if response.status not in _REDIRECTS:
-                    return _read(response, max_bytes, param)
+                    return _read(response, max_bytes, deadline_s, param)
                 url = urljoin(url, response.headers.get("Location", ""))
         except (OSError, http.client.HTTPException, ValueError):  # no details: they would tell what is reachable from here
             raise ApiError(422, "image_fetch", f"The URL of {param} gave no photo in time.", param) from None
@@ -90,15 +90,19 @@ def _check(url: str, config: FetchConfig, param: str) -> _Place:
     return _Place(host, addresses[0], (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
 
 
-def _read(response: http.client.HTTPResponse, max_bytes: int, param: str) -> bytes:
+def _read(response: http.client.HTTPResponse, max_bytes: int, deadline_s: float, param: str) -> bytes:
     if response.status != 200:
         raise ApiError(422, "image_fetch", f"The URL of {param} answered with status {response.status}.", param)
     data = bytearray()
-    while chunk := response.read(_CHUNK_BYTES):
+    while True:
+        chunk = response.read1(_CHUNK_BYTES)
+        if time.monotonic() > deadline_s:  # then an end is not the photo's
+            raise TimeoutError
+        if not chunk:
+            return bytes(data)
         data += chunk
         if len(data) > max_bytes:
             raise ApiError(413, "body_too_large", f"The photo behind the URL of {param} is larger than {max_bytes:,} bytes.", param)
-    return bytes(data)
 
 
 class _PinnedConnection(http.client.HTTPSConnection):
@@ -106,26 +110,26 @@ class _PinnedConnection(http.client.HTTPSConnection):
 
     def __init__(self, place: _Place, timeout_s: float):
         self._address, self._tls = place.address, ssl.create_default_context()
+        self.secured: ssl.SSLSocket | None = None  # also when a response that ends the connection has taken `sock` over
         super().__init__(place.host, HTTPS_PORT, timeout=timeout_s)
 
     def connect(self) -> None:
         plain = socket.create_connection((self._address, HTTPS_PORT), self.timeout)
         try:
-            self.sock = self._tls.wrap_socket(plain, server_hostname=self.host)
+            self.sock = self.secured = self._tls.wrap_socket(plain, server_hostname=self.host)
         except BaseException:
             plain.close()
             raise
 
 
 @contextlib.contextmanager
-def _closed_at(connection: http.client.HTTPConnection, deadline_s: float):
-    """A server that sends a byte now and then is cut off too: the timeout of a socket begins anew with each."""
+def _closed_at(connection: _PinnedConnection, deadline_s: float):
+    """A server that sends a byte of its headers now and then is cut off too: the timeout of a socket begins anew with each."""
 
     def cut() -> None:
-        sock = connection.sock
-        if sock is not None:
+        if connection.secured is not None:
             with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+                connection.secured.shutdown(socket.SHUT_RDWR)
 
     timer = threading.Timer(max(0.0, deadline_s - time.monotonic()), cut)
     timer.daemon = True

@@ -1,4 +1,4 @@
-"""The HTTP face: all routes in one ASGI app. Knows no Ray: whoever answers is handed in."""
+"""The HTTP face: all routes in one ASGI app, which needs no running Ray: whoever answers is handed in."""
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -12,6 +12,7 @@ from serve.chat_schemas import ChatChunk, ChatRequest
 from serve.config import AppConfig
 from serve.health import WatchedModel, add_health_routes
 from serve.messages import Model
+from serve.metrics import Meters, RequestMeter
 from serve.openapi import document_by_hand
 from serve.problems import RequestGuard, install_error_handlers
 from serve.schemas import Problem, SegmentForm, SegmentPart, SegmentRequest
@@ -30,8 +31,10 @@ def build_api(config: AppConfig, model: Model, echo_request_id: bool = True) -> 
                            expose_headers=["retry-after", "x-request-id"])
     api.add_middleware(SecurityHeaders, is_tls=config.tls_key is not None)
     api.add_middleware(RequestGuard, echo_id=echo_request_id)
+    api.add_middleware(RequestMeter, meters=Meters())
     install_error_handlers(api)
-    watched = WatchedModel(model, config.health_check_timeout_s)
+    awake = {each.model_name: each.health_check_timeout_s for each in config.models if each.autoscaling.min_replicas}
+    watched = WatchedModel(model, awake)
     add_docs_route(api)
     add_health_routes(api, config, watched)
     add_segment_route(api, config, watched)

@@ -22,6 +22,7 @@ from pixellm.inference.photos import load_photo
 from serve.config import AppConfig
 from serve.fetch import fetch_photo
 from serve.messages import Ask, Event, Model
+from serve.model_config import ModelConfig
 from serve.problems import ApiError
 
 JSON = "application/json"
@@ -130,12 +131,21 @@ def checked_question(question: str, config: AppConfig, param: str = "question") 
     return question
 
 
-def checked_limit(max_new_tokens: int | None, config: AppConfig, param: str = "max_new_tokens") -> int:
-    """`max_new_tokens`, or the deployment's limit where none is given."""
+def checked_model(name: str | None, config: AppConfig) -> ModelConfig:
+    """The model of a name, or the first where none is given."""
+    found = next((model for model in config.models if name in (None, model.model_name)), None)
+    if found is None:
+        names = ", ".join(model.model_name for model in config.models)
+        raise ApiError(404, "model_not_found", f"There is no such model here, only {names}.", "model")
+    return found
+
+
+def checked_limit(max_new_tokens: int | None, model: ModelConfig, param: str = "max_new_tokens") -> int:
+    """`max_new_tokens`, or the model's limit where none is given."""
     if max_new_tokens is None:
-        return config.max_new_tokens
-    if not 1 <= max_new_tokens <= config.max_new_tokens:
-        raise ApiError(422, f"{param}_invalid", f"{param} is {max_new_tokens}, expected 1 to {config.max_new_tokens}.", param)
+        return model.max_new_tokens
+    if not 1 <= max_new_tokens <= model.max_new_tokens:
+        raise ApiError(422, f"{param}_invalid", f"{param} is {max_new_tokens}, expected 1 to {model.max_new_tokens}.", param)
     return max_new_tokens
 
 

@@ -64,8 +64,10 @@ def to_problem(request_id: str, error: ApiError) -> Problem:
                    error=OpenAIError(message=error.detail, type=kind, param=error.param, code=error.code))
 
 
-def problem_response(request_id: str, error: ApiError) -> JSONResponse:
-    problem = to_problem(request_id, error)
+def problem_response(scope: Scope, error: ApiError) -> JSONResponse:
+    """The answer to the request of `scope`, whose state then says which problem it had."""
+    scope["state"]["problem"] = error.code
+    problem = to_problem(scope["state"]["request_id"], error)
     return JSONResponse(problem.model_dump(), status_code=error.status, headers=error.headers, media_type=MEDIA_TYPE)
 
 
@@ -73,7 +75,7 @@ def install_error_handlers(api: FastAPI) -> None:
     """Answer the errors that `to_api_error` knows with a problem; RequestGuard answers the others."""
 
     async def on_error(request: Request, error: Exception) -> JSONResponse:
-        return problem_response(request.state.request_id, to_api_error(error))
+        return problem_response(request.scope, to_api_error(error))
 
     for known in (ApiError, InputError, DeadlineError, ModelError, RequestValidationError, HTTPException):
         api.add_exception_handler(known, on_error)
@@ -118,4 +120,4 @@ class RequestGuard:
             log_failure(request_id, error)
             if started:
                 raise RuntimeError(f"request {request_id} failed after its answer had begun") from None
-            await problem_response(request_id, to_api_error(error))(scope, receive, send_with_id)
+            await problem_response(scope, to_api_error(error))(scope, receive, send_with_id)

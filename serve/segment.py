@@ -13,6 +13,7 @@ from serve.limits import (
     JSON,
     answer_options,
     checked_limit,
+    checked_model,
     checked_question,
     field_problem,
     in_time,
@@ -45,18 +46,19 @@ def add_segment_route(api: FastAPI, config: AppConfig, model: Model) -> None:
     """Answers with `model`, within the limits of `config`."""
 
     @api.post("/v1/segment", summary="Ask questions about a photo", response_model_exclude_none=True,
-              responses={200: {"content": _STREAM}, **problem_responses(404)}, openapi_extra=_REQUEST | query_parameters(SegmentFields))
+              responses={200: {"content": _STREAM}, **problem_responses()}, openapi_extra=_REQUEST | query_parameters(SegmentFields))
     async def segment(request: Request) -> SegmentResponse | SegmentAnswers:
         """The fields are part of a form or of JSON; with the photo itself as the body they are the query's."""
         body = await receive(request, config, _read_body)
         fields = body.fields
         questions = _checked_questions(fields, config)
-        limit = checked_limit(fields.max_new_tokens, config)
+        chosen = checked_model(fields.model, config)
+        limit = checked_limit(fields.max_new_tokens, chosen)
         image = body.image if isinstance(body.image, bytes) else await read_image(body.image, config)
         pixels = await read_photo(image, config)
-        events = in_time(model, Ask(pixels, questions, limit, answer_options(request, config), parts=fields.stream))
+        events = in_time(model, Ask(pixels, questions, limit, answer_options(request, config), fields.stream, chosen.model_name))
         if fields.stream:
-            return await event_stream(_parts(events, fields.format), request.state.request_id)  # type: ignore[return-value]
+            return await event_stream(_parts(events, fields.format), request)  # type: ignore[return-value]
         answers = await gather_answers(events, fields.format)
         return answers[0] if isinstance(fields.question, str) else SegmentAnswers(answers=answers)
 

@@ -14,6 +14,7 @@ from PIL import Image
 from pixellm.errors import InputError
 from pixellm.inference.config import AnswerOptions, EngineConfig, InferenceConfig
 from pixellm.inference.engine import Engine, EventStream
+from pixellm.inference.load import EngineLoad
 from pixellm.inference.requests import EndEvent, Event, MaskEvent, PhotoInput, Request
 from pixellm.inference.sampling import Greedy, Sampled
 from pixellm.inference.segmentation import AnswerReader, Segmentation, Target, TextDelta, ends_with_stop
@@ -36,6 +37,11 @@ class Segmenter:
         folder = str(pretrained_dir(path)) if path == "tiny" else str(local_copy(path))
         model = PixelLMForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype))
         return cls(model.to(device), PixelLMProcessor.from_pretrained(folder), config)
+
+    @property
+    def load(self) -> EngineLoad:
+        """How much the engine has to do."""
+        return self._engine.load
 
     @overload
     def segment(self, images: Image.Image, questions: str, max_new_tokens: int = ..., options: AnswerOptions = ...) -> Segmentation: ...
