@@ -16,12 +16,20 @@ class StorageError(PixelLMError, OSError):
     """A URI cannot be read or written."""
 
 
+class StorageUnavailableError(StorageError):
+    """An object store did not answer, or refused: the same call may succeed later."""
+
+
 class ShardError(PixelLMError, ValueError):
     """A shard folder is not complete or not what its manifest says."""
 
 
 class ModelError(PixelLMError, ValueError):
     """Weights, configuration and inputs of the model do not fit together."""
+
+
+class DivergedError(PixelLMError, ArithmeticError):
+    """A training run whose loss is no number any more, or far above what it was: going on would only repeat it."""
 
 
 class InputError(PixelLMError, ValueError):

@@ -18,10 +18,11 @@ from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
-from pixellm.errors import StorageError
+from pixellm.errors import StorageError, StorageUnavailableError
 
 NUM_COPY_THREADS = 8
 COPY_CHUNK_BYTES = 4 << 20
+UPLOAD_PART_BYTES = 16 << 20
 NUM_S3_ATTEMPTS = 5
 CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 60.0
@@ -129,11 +130,18 @@ def delete(uri: str | Path) -> None:
             filesystem.delete_file(path)
 
 
-def upload_folder(local_dir: str | Path, uri: str | Path) -> None:
-    """Copy every file below `local_dir` to the same place below `uri`, in parallel. Other files at `uri` stay. Raises StorageError."""
+def upload_folder(local_dir: str | Path, uri: str | Path, leave_out: str | None = None) -> None:
+    """Copy every file below `local_dir` but `leave_out` to the same place below `uri`, in parallel. Other files at `uri` stay.
+    Raises StorageError.
+
+    To S3, the parts of a large file go in parallel too, and one that fails for a passing reason is sent again.
+    """
     if not Path(local_dir).is_dir():
         raise StorageError(f"{local_dir} is not a folder; nothing to upload to {uri}")
-    _copy_folder(local_dir, uri)
+    if str(uri).startswith("s3://"):
+        _upload_to_s3(Path(local_dir), str(uri), leave_out)
+    else:
+        _copy_folder(local_dir, uri, leave_out)
 
 
 def download_folder(uri: str | Path, local_dir: str | Path) -> None:
@@ -186,21 +194,50 @@ def run_parallel(function: Callable[..., T], arguments: Iterable[tuple]) -> list
             raise
 
 
-def _copy_folder(source: str | Path, target: str | Path) -> int:
+def _copy_folder(source: str | Path, target: str | Path, leave_out: str | None = None) -> int:
     source_filesystem, source_path = open_filesystem(source)
     target_filesystem, target_path = open_filesystem(target)
-    names = [os.path.relpath(info.path, source_path) for info in _file_infos(source)]
+    names = [name for info in _file_infos(source) if (name := os.path.relpath(info.path, source_path)) != leave_out]
     run_parallel(_copy_file, ((source_filesystem, f"{source_path}/{name}", target_filesystem, f"{target_path}/{name}") for name in names))
     return len(names)
 
 
 def _copy_file(source_filesystem: pafs.FileSystem, source_path: str, target_filesystem: pafs.FileSystem, target_path: str) -> None:
-    with _explained("copy", f"{source_path} to {target_path}"):
+    on_s3 = isinstance(source_filesystem, pafs.S3FileSystem) or isinstance(target_filesystem, pafs.S3FileSystem)
+    with _explained("copy", f"{source_path} to {target_path}", on_s3):
         if isinstance(target_filesystem, pafs.LocalFileSystem):
             Path(target_path).parent.mkdir(parents=True, exist_ok=True)
         with source_filesystem.open_input_stream(source_path) as source, target_filesystem.open_output_stream(target_path) as target:
             while chunk := source.read(COPY_CHUNK_BYTES):
                 target.write(chunk)
+
+
+def _upload_to_s3(folder: Path, uri: str, leave_out: str | None) -> None:
+    from boto3.s3.transfer import TransferConfig, create_transfer_manager
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    _, path = open_filesystem(uri)
+    bucket, _, prefix = path.partition("/")
+    names = [file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if file.is_file()]
+    config = TransferConfig(multipart_threshold=UPLOAD_PART_BYTES, multipart_chunksize=UPLOAD_PART_BYTES, max_concurrency=NUM_COPY_THREADS)
+    with _explained("write", uri):
+        try:
+            with create_transfer_manager(_boto3_client(), config) as manager:
+                sent = [manager.upload(str(folder / name), bucket, f"{prefix}/{name}".lstrip("/")) for name in names if name != leave_out]
+                for future in sent:
+                    future.result()
+        except (BotoCoreError, ClientError) as error:
+            raise OSError(str(error)) from error
+
+
+def _boto3_client() -> Any:
+    """It reads the endpoint and the keys from the environment itself, the region under another name."""
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client("s3", region_name=os.environ.get("AWS_REGION", "us-east-1"), config=Config(
+        connect_timeout=CONNECT_TIMEOUT_S, read_timeout=REQUEST_TIMEOUT_S, max_pool_connections=NUM_COPY_THREADS,
+        retries={"mode": "standard", "total_max_attempts": NUM_S3_ATTEMPTS}))
 
 
 def _file_infos(uri: str | Path) -> list[pafs.FileInfo]:
@@ -237,7 +274,7 @@ def _cache_root() -> Path:
 
 
 @contextmanager
-def _explained(verb: str, uri: str | Path) -> Iterator[None]:
+def _explained(verb: str, uri: str | Path, on_s3: bool = False) -> Iterator[None]:
     """Turn the errors of pyarrow and of the system into a StorageError that names the URI and the next step."""
     try:
         yield
@@ -246,7 +283,7 @@ def _explained(verb: str, uri: str | Path) -> Iterator[None]:
     except FileNotFoundError:
         raise StorageError(f"cannot {verb} {uri}: it does not exist; check the path") from None
     except OSError as error:
-        on_s3 = str(uri).startswith("s3://")
+        on_s3 = str(uri).startswith("s3://") or on_s3
         endpoint = os.environ.get("AWS_ENDPOINT_URL", "the AWS default")
         step = f"check that the store at {endpoint} runs and the AWS_* credentials" if on_s3 else "check the path and its permissions"
-        raise StorageError(f"cannot {verb} {uri}: {error}; {step}") from error
+        raise (StorageUnavailableError if on_s3 else StorageError)(f"cannot {verb} {uri}: {error}; {step}") from error

@@ -18,7 +18,9 @@ from serve.config import AppConfig
 from serve.keys import ApiKey, find_key, utc_now
 from serve.problems import ApiError, problem_response
 
-OPEN_PATHS = frozenset({"/livez", "/healthz", "/readyz"})  # for those who start and stop the server: they tell nobody's secrets
+# For those who start and stop the server, and the page's own files, in which people enter their key.
+OPEN_PATHS = frozenset({"/livez", "/healthz", "/readyz", "/"})
+OPEN_PREFIX = "/web/"
 BROWSED_PATHS = frozenset({"/docs", "/openapi.json"})  # a browser then asks its user for the key
 CHALLENGE = {"www-authenticate": "Bearer"}
 BROWSER_CHALLENGE = {"www-authenticate": 'Basic realm="any name, and the API key as the password"'}
@@ -44,13 +46,12 @@ class TokenBucket:
 class KeyGuard:
     """Lets a request pass with its key's name in `request.state.client`, or answers 401, 403 or 429.
 
-    A key comes as `Authorization: Bearer KEY`, as the password of `Authorization: Basic`, or as `X-API-Key: KEY`. `is_open(path)` says
-    which paths need none.
+    A key comes as `Authorization: Bearer KEY`, as the password of `Authorization: Basic`, or as `X-API-Key: KEY`.
     """
 
-    def __init__(self, app: ASGIApp, config: AppConfig, is_open: Callable[[str], bool] = OPEN_PATHS.__contains__,
-                 clock: Callable[[], float] = time.monotonic, now: Callable[[], datetime] = utc_now):
-        self._app, self._keys, self._is_open, self._clock, self._now = app, config.api_keys, is_open, clock, now
+    def __init__(self, app: ASGIApp, config: AppConfig, clock: Callable[[], float] = time.monotonic,
+                 now: Callable[[], datetime] = utc_now):
+        self._app, self._keys, self._clock, self._now = app, config.api_keys, clock, now
         self._buckets = {key.name: TokenBucket(key.requests_per_minute, key.burst, clock())
                          for key in self._keys if key.requests_per_minute}
         self._num_running = {key.name: 0 for key in self._keys}
@@ -59,7 +60,7 @@ class KeyGuard:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         scope["state"]["client"] = ""
-        if self._is_open(scope["path"]):
+        if scope["path"] in OPEN_PATHS or scope["path"].startswith(OPEN_PREFIX):
             return await self._app(scope, receive, send)
         key = None
         try:

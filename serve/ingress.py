@@ -14,6 +14,7 @@ from serve.health import WatchedModel, add_health_routes
 from serve.messages import Model
 from serve.metrics import Meters, RequestMeter
 from serve.openapi import document_by_hand
+from serve.page import add_page
 from serve.problems import RequestGuard, install_error_handlers
 from serve.schemas import Problem, SegmentForm, SegmentPart, SegmentRequest
 from serve.security_headers import SecurityHeaders, add_docs_route
@@ -42,5 +43,6 @@ def build_api(config: AppConfig, model: Model, echo_request_id: bool = True) -> 
     add_huggingface_route(api, config, watched)
     add_label_studio_routes(api, config, watched)
     add_roboflow_route(api, config, watched)
+    add_page(api)
     document_by_hand(api, SegmentForm, SegmentRequest, SegmentPart, ChatRequest, ChatChunk, TaskRequest, PredictRequest, Problem)
     return api

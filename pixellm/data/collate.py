@@ -4,7 +4,6 @@ Runs in Ray Data tasks. What cannot be used (a photo that does not decode, a con
 its reason and counted; training goes on until the share of such rows is above the configured one.
 """
 
-import io
 import zlib
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -18,8 +17,8 @@ from pixellm.data.schema import Row, region_rle
 from pixellm.data.stream import StreamedRow
 from pixellm.errors import ModelError, RowError, TooManyRejectedError
 from pixellm.masks import rle_to_mask, union_rles
-from pixellm.model.processing_pixellm import IGNORED_LABEL, MaskResolution, TrainingConversation
-from pixellm.photos import upright_rgb
+from pixellm.model.processing_pixellm import IGNORED_LABEL, MaskResolution, PixelLMImageProcessor, TrainingConversation
+from pixellm.photos import decode_photo
 
 MIN_ROWS_JUDGED = 100
 
@@ -27,8 +26,10 @@ MIN_ROWS_JUDGED = 100
 class Processor(Protocol):
     """What collating needs of PixelLMProcessor."""
 
-    def collate(self, photos: list[Image.Image], conversations: list[TrainingConversation],
-                mask_resolution: MaskResolution) -> dict[str, Tensor]: ...
+    image_processor: PixelLMImageProcessor
+
+    def collate_packed(self, photos: list[Image.Image], conversations: list[TrainingConversation], mask_resolution: MaskResolution,
+                       photo_sizes_hw: list[tuple[int, int]]) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class SetAside:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Tensors for one forward pass, the (epoch, key) of each row that went into it or was set aside on the way, and what was set aside."""
+    """Tensors for one forward pass, packed (`pixellm.model.packing`), and what was set aside on the way; `consumed` is the (epoch, key) of
+    each row of either."""
 
     tensors: dict[str, Tensor]
     consumed: list[tuple[int, str]]
@@ -51,7 +53,7 @@ class MicroBatch:
     @property
     def num_photos(self) -> int:
         """B."""
-        return len(self.tensors["pixel_values"])
+        return len(self.tensors["pixels"])
 
     @property
     def num_answer_tokens(self) -> int:
@@ -71,10 +73,11 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Example:
-    """One photo, upright RGB, with the conversations drawn for this visit (`photo_index` 0)."""
+    """One photo, upright RGB, with its size in full and the conversations drawn for this visit (`photo_index` 0)."""
 
     key: str
     photo: Image.Image
+    photo_size_hw: tuple[int, int]
     conversations: list[TrainingConversation]
 
 
@@ -98,18 +101,20 @@ class Collator:
                 set_aside.append(SetAside(streamed.key, error.reason, error.detail))
         tensors, unusable = self.collate(examples) if examples else (None, [])
         if tensors is None:
-            tensors = self._to_tensors([Example("", Image.new("RGB", (1, 1)), [TrainingConversation(0, "?", ".")])])
+            tensors = self._to_tensors([Example("", Image.new("RGB", (1, 1)), (1, 1), [TrainingConversation(0, "?", ".")])])
             tensors["labels"].fill_(IGNORED_LABEL)
         return MicroBatch(tensors, [(streamed.epoch, streamed.key) for streamed in rows], set_aside + unusable)
 
     def build_example(self, streamed: StreamedRow) -> Example:
         """Decode the photo and draw up to `max_conversations` of its conversations. Raises RowError."""
         row = streamed.row
-        photo = _decode_photo(row)
+        photo = _decode_photo(row, self.processor.image_processor.image_size)
+        size_hw = (row["height"], row["width"])
         ignored = [region_rle(region) for region in row["regions"] if region["ignore"]]
-        ignore_mask = rle_to_mask(union_rles(ignored, (row["height"], row["width"]))) if ignored else None
-        return Example(streamed.key, photo, [TrainingConversation(0, question, answer, self._masks(row, targets), ignore_mask)
-                                             for question, answer, targets in self._draw(streamed)])
+        ignore_mask = rle_to_mask(union_rles(ignored, size_hw)) if ignored else None
+        return Example(streamed.key, photo, size_hw, [
+            TrainingConversation(0, question, answer, self._masks(row, targets), ignore_mask)
+            for question, answer, targets in self._draw(streamed)])
 
     def _draw(self, streamed: StreamedRow) -> list[tuple[str, str, list[list[int]]]]:
         """Question, answer and targets of up to `max_conversations`. Raises RowError."""
@@ -131,7 +136,7 @@ class Collator:
                 taken = []
                 for conversation in example.conversations:
                     try:
-                        self.processor.collate([example.photo], [conversation], self.mask_resolution)
+                        self._to_tensors([replace(example, conversations=[conversation])])
                         taken.append(conversation)
                     except ModelError as error:
                         set_aside.append(SetAside(example.key, "conversation_unusable", str(error)))
@@ -141,7 +146,8 @@ class Collator:
 
     def _to_tensors(self, examples: list[Example]) -> dict[str, Tensor]:
         conversations = [replace(each, photo_index=i) for i, example in enumerate(examples) for each in example.conversations]
-        return self.processor.collate([example.photo for example in examples], conversations, self.mask_resolution)
+        return self.processor.collate_packed([example.photo for example in examples], conversations, self.mask_resolution,
+                                             [example.photo_size_hw for example in examples])
 
     def _masks(self, row: Row, targets: list[list[int]]) -> list[np.ndarray]:
         size_hw = (row["height"], row["width"])
@@ -168,11 +174,11 @@ class SetAsideCounter:
                 f"the last one, {last.key}: {last.reason}: {last.detail}")
 
 
-def _decode_photo(row: Row) -> Image.Image:
+def _decode_photo(row: Row, side: int) -> Image.Image:
     try:
-        photo = upright_rgb(Image.open(io.BytesIO(row["image"])))
+        photo, (height, width) = decode_photo(row["image"], side)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise RowError("photo_unreadable", str(error) or type(error).__name__) from None
-    if (photo.height, photo.width) != (row["height"], row["width"]):
-        raise RowError("size_mismatch", f"the upright photo is {photo.height}x{photo.width}, the row says {row['height']}x{row['width']}")
+    if (height, width) != (row["height"], row["width"]):
+        raise RowError("size_mismatch", f"the upright photo is {height}x{width}, the row says {row['height']}x{row['width']}")
     return photo

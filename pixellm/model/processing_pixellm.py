@@ -20,6 +20,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ImagesKwargs
 
 from pixellm.errors import ModelError
+from pixellm.model.packing import normalise_pixels, pack_mask, unpack_batch
 from pixellm.photos import upright_rgb
 
 SEG = "{seg}"
@@ -51,16 +52,22 @@ class PixelLMImageProcessor(BaseImageProcessor):
     def preprocess(self, images: Image.Image | Sequence[Image.Image], **kwargs) -> BatchFeature:
         """Returns `pixel_values` (B, 3, S, S) float32, `resized_sizes_hw` and `photo_sizes_hw` (B, 2) int64 (upright)."""
         photos = [upright_rgb(photo) for photo in ([images] if isinstance(images, Image.Image) else images)]
-        sizes = [self.resized_size_hw(photo.height, photo.width) for photo in photos]
-        pixel_values = torch.zeros(len(photos), 3, self.image_size, self.image_size)
-        mean, std = (torch.tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
+        found = self.to_pixels(photos)
+        pixels = found.pop("pixels")
+        return BatchFeature({"pixel_values": normalise_pixels(pixels, found["resized_sizes_hw"], self.image_mean, self.image_std), **found})
+
+    def to_pixels(self, photos: Sequence[Image.Image], photo_sizes_hw: Sequence[tuple[int, int]] | None = None) -> dict[str, Tensor]:
+        """Of upright RGB photos: `pixels` (B, S, S, 3) uint8, resized and padded with 0, `resized_sizes_hw` and `photo_sizes_hw`.
+
+        `photo_sizes_hw`: the sizes in full, where photos were decoded at a smaller scale (pixellm.photos.decode_photo).
+        """
+        photo_sizes_hw = photo_sizes_hw or [(photo.height, photo.width) for photo in photos]
+        sizes = [self.resized_size_hw(*size_hw) for size_hw in photo_sizes_hw]
+        pixels = np.zeros((len(photos), self.image_size, self.image_size, 3), np.uint8)
         for i, (photo, (height, width)) in enumerate(zip(photos, sizes, strict=True)):
-            resized = torch.from_numpy(np.array(photo.resize((width, height), Image.Resampling.BILINEAR)))
-            pixel_values[i, :, :height, :width] = (resized.permute(2, 0, 1) / 255 - mean) / std
-        return BatchFeature({
-            "pixel_values": pixel_values,
-            "resized_sizes_hw": torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2),
-            "photo_sizes_hw": torch.tensor([(photo.height, photo.width) for photo in photos], dtype=torch.int64).reshape(-1, 2)})
+            pixels[i, :height, :width] = np.asarray(photo.resize((width, height), Image.Resampling.BILINEAR))
+        return {"pixels": torch.from_numpy(pixels), "resized_sizes_hw": torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2),
+                "photo_sizes_hw": torch.tensor(list(photo_sizes_hw), dtype=torch.int64).reshape(-1, 2)}
 
     def resized_size_hw(self, height: int, width: int) -> tuple[int, int]:
         """Size after the longest side became S; never below one pixel."""
@@ -169,7 +176,17 @@ class PixelLMProcessor(ProcessorMixin):
         and labels (Q, T), target_masks and target_valid (K, M, M) float32, target_conversation (K,), all indices int64; targets in the
         order of their groups. With `mask_resolution` `photo`, targets are (K, H, W) of the largest photo, not valid beyond their own.
         """
-        images = self.image_processor.preprocess(photos)
+        return unpack_batch(self.collate_packed([upright_rgb(photo) for photo in photos], conversations, mask_resolution))
+
+    def collate_packed(self, photos: Sequence[Image.Image], conversations: Sequence[TrainingConversation],
+                       mask_resolution: MaskResolution = "decoder", photo_sizes_hw: Sequence[tuple[int, int]] | None = None
+                       ) -> dict[str, Tensor]:
+        """The same batch, of upright RGB photos, as it travels: `unpack_batch` makes of it what `collate` returns.
+
+        Instead of pixel_values it holds pixels (B, S, S, 3), and target_masks and target_valid are of 0 to 255, all uint8; pixel_mean and
+        pixel_std (3,) float32 of RGB in [0, 1]. `photo_sizes_hw`: see `PixelLMImageProcessor.to_pixels`.
+        """
+        images = self.image_processor.to_pixels(photos, photo_sizes_hw)
         encoded = []
         for conversation in conversations:
             self._check_masks(conversation, tuple(images["photo_sizes_hw"][conversation.photo_index].tolist()))
@@ -183,7 +200,7 @@ class PixelLMProcessor(ProcessorMixin):
         labels = torch.full_like(input_ids, IGNORED_LABEL)
         for row, (_, values) in enumerate(encoded):
             labels[row, :len(values)] = torch.tensor(values)
-        to_grid = self.image_processor.to_mask_grid if mask_resolution == "decoder" else lambda mask: mask.astype(np.float32)
+        to_grid = self.image_processor.to_mask_grid if mask_resolution == "decoder" else np.asarray
         masks: list[Tensor] = []
         valid: list[Tensor] = []
         owners: list[int] = []
@@ -191,13 +208,13 @@ class PixelLMProcessor(ProcessorMixin):
             if not conversation.target_masks:
                 continue
             seen = np.ones_like(conversation.target_masks[0]) if conversation.ignore_mask is None else ~conversation.ignore_mask
-            valid += [torch.from_numpy(to_grid(seen))] * len(conversation.target_masks)
-            masks += [torch.from_numpy(to_grid(mask)) for mask in conversation.target_masks]
+            valid += [pack_mask(to_grid(seen))] * len(conversation.target_masks)
+            masks += [pack_mask(to_grid(mask)) for mask in conversation.target_masks]
             owners += [row] * len(conversation.target_masks)
-        none = torch.zeros(0, self.image_processor.mask_size, self.image_processor.mask_size)
+        none = torch.zeros(0, self.image_processor.mask_size, self.image_processor.mask_size, dtype=torch.uint8)
         return {
-            "pixel_values": images["pixel_values"], "resized_sizes_hw": images["resized_sizes_hw"],
-            "photo_sizes_hw": images["photo_sizes_hw"], "photo_index": photo_index,
+            **images, "pixel_mean": torch.tensor(self.image_processor.image_mean),
+            "pixel_std": torch.tensor(self.image_processor.image_std), "photo_index": photo_index,
             "input_ids": input_ids, "attention_mask": attention_mask, "labels": labels,
             "target_masks": pad_to_largest(masks) if masks else none, "target_valid": pad_to_largest(valid) if valid else none,
             "target_conversation": torch.tensor(owners, dtype=torch.int64)}

@@ -7,7 +7,7 @@ import hashlib
 import json
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +20,27 @@ from torch import Tensor
 from pixellm.data.mixture import DataPosition
 from pixellm.errors import StorageError
 from pixellm.settings import build_config
-from pixellm.storage import download_folder, exists, join_uri, list_files, read_bytes, upload_folder, write_bytes
+from pixellm.storage import delete, download_folder, exists, join_uri, list_files, read_bytes, upload_folder, write_bytes
 from pixellm.train.config import TrainConfig
 from pixellm.train.deepspeed import MOMENTS, TrainedState
 
 MANIFEST = "manifest.json"
 PARAMETERS, OPTIMIZER, RANDOM = "parameters.safetensors", "optimizer.safetensors", "random.safetensors"
 PROGRESS, POSITION, CONFIG = "progress.json", "position.json", "config.yaml"
-_NAME = re.compile(r"checkpoint_(\d+)$")
+CHECKPOINT_NAME = re.compile(r"checkpoint_(\d+)$")
 
 
 @dataclass(frozen=True)
 class RunProgress:
-    """Where a run stands: `step` optimiser steps are done; `git_revision` of the code that did them, if it is known."""
+    """Where a run stands: `step` optimiser steps are done, `num_updates` of them changed the weights; `git_revision` of the code that
+    did them, if it is known; `guard` is the state of the StepGuard."""
 
     step: int
     num_updates: int
     epoch: int
     num_workers: int
     git_revision: str | None = None
+    guard: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,10 @@ def write_checkpoint(folder: Path, checkpoint: TrainingCheckpoint) -> None:
 
 
 def upload_checkpoint(folder: Path, uri: str) -> None:
-    """Move a written checkpoint to `uri`: its files in parallel, and after them the manifest."""
-    manifest = (folder / MANIFEST).read_bytes()
-    (folder / MANIFEST).unlink()
-    upload_folder(folder, uri)
-    write_bytes(join_uri(uri, MANIFEST), manifest)
+    """Copy a written checkpoint to `uri`: its files in parallel, and after them the manifest. May be called again after it failed."""
+    delete(join_uri(uri, MANIFEST))  # of a checkpoint that stood there: while files are replaced it is not whole
+    upload_folder(folder, uri, leave_out=MANIFEST)
+    write_bytes(join_uri(uri, MANIFEST), (folder / MANIFEST).read_bytes())
 
 
 def read_checkpoint(uri: str, folder: Path) -> TrainingCheckpoint:
@@ -116,7 +117,7 @@ def read_manifest(uri: str) -> dict[str, Any]:
 def find_latest_checkpoint(run_uri: str) -> str | None:
     """The finished checkpoint with the highest step below `run_uri`, None when there is none."""
     finished = [file.rpartition("/")[0] for file in list_files(run_uri, suffix=f"/{MANIFEST}")]
-    named = {int(match.group(1)): uri for uri in finished if (match := _NAME.search(uri))}
+    named = {int(match.group(1)): uri for uri in finished if (match := CHECKPOINT_NAME.search(uri))}
     return named[max(named)] if named else None
 
 

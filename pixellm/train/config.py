@@ -47,6 +47,15 @@ class LoraSettings(StrictModel):
     targets: tuple[str, ...] = ("q_proj", "v_proj")
 
 
+class FailureSettings(StrictModel):
+    """What a run bears, and for how long, before it starts again from its last checkpoint or stops."""
+
+    storage_patience_s: float = Field(default=600, gt=0, description="how long a store that does not answer is asked again")
+    step_timeout_s: float = Field(default=1800, gt=0, description="a step that takes longer hangs: the workers say where, and start again")
+    loss_limit: float = Field(default=10, gt=1, description="a step whose loss is above so many times its running mean is skipped")
+    max_skipped_steps: int = Field(default=10, ge=0, description="skipped steps in a row that a run bears; one more stops it with a report")
+
+
 def _to_entry(value: object) -> object:
     return {"uri": value} if isinstance(value, str) else value
 
@@ -85,13 +94,18 @@ class TrainConfig(StrictModel):
     precision: Literal["bf16", "fp32"] = "bf16"
     zero_stage: Literal[0, 1, 2, 3] = 2
     num_workers: int = Field(2, gt=0)
+    min_workers: int | None = Field(None, gt=0, description="the run goes on with so few when nodes are lost, and grows again up to "
+                                                            "num_workers when others come; by default it waits for num_workers")
+    resize_check_s: float = Field(60, ge=0, description="how often a run that has min_workers looks for nodes that have come")
     cpus_per_worker: float = Field(0.75, gt=0, description="below 1 leaves a part of each core's reservation to Ray Data")
     use_gpu: bool = False
     torch_threads: int = Field(1, gt=0, description="threads of each worker's tensor operations")
-    max_failures: int = Field(3, ge=0, description="worker failures after which the run resumes from its last checkpoint")
+    max_failures: int = Field(3, ge=-1, description="worker failures after which the run resumes from its last checkpoint; -1: any number")
+    failures: FailureSettings = FailureSettings()
 
     checkpoint_every_steps: int = Field(200, gt=0)
-    keep_last: int = Field(2, gt=0, description="checkpoints that stay on storage")
+    keep_last: int = Field(2, gt=0, description="newest checkpoints that stay on storage")
+    keep_best: int = Field(1, ge=0, description="checkpoints of the highest validation gIoU that stay besides")
     log_every_steps: int = Field(10, gt=0)
     seed: int = 0
 
@@ -99,6 +113,8 @@ class TrainConfig(StrictModel):
     def _something_is_trained(self) -> "TrainConfig":
         if not self.trained_parts:
             raise ValueError("every part is frozen or has a learning rate of 0: nothing would be trained")
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(f"min_workers is {self.min_workers}, num_workers {self.num_workers}; the second is the most that a run has")
         if self.lora is not None and "language_model" in self.frozen:
             raise ValueError("`lora` trains adapters in the language model, but it is in `frozen`; drop one of the two")
         return self

@@ -4,6 +4,7 @@ Full values depend neither on the number of workers nor on the ZeRO stage, which
 """
 
 import logging
+import math
 import os
 import warnings
 from dataclasses import dataclass
@@ -94,11 +95,17 @@ class Engine:
         self.engine.backward(loss, scale_wrt_gas=False)
 
     def step(self, learning_rate_factor: float) -> float | None:
-        """Ends a micro-step. The last one of an optimiser step updates the weights and returns the gradient's norm before clipping."""
+        """Ends a micro-step. The last one of an optimiser step updates the weights and returns the gradient's norm before clipping.
+
+        A gradient that is no number updates nothing: the norm that is returned is not finite then.
+        """
         is_update = self.engine.is_gradient_accumulation_boundary()
         for group, values in zip(self._optimizer.param_groups, self.groups, strict=True):
             group["lr"] = values.learning_rate * learning_rate_factor
         plain_norm = self._plain_norm() if is_update and self._is_plain and self.config.precision == "fp32" else None
+        if plain_norm is not None and not math.isfinite(plain_norm):  # the other stages and precisions do so by themselves
+            for parameter in self.parameters.values():
+                parameter.grad = None
         self.engine.step()
         if not is_update:
             return None

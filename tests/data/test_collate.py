@@ -1,7 +1,12 @@
 """Rows to micro-batches, and what is set aside on the way."""
 
+import io
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from pixellm.data.collate import Collator, SetAsideCounter
 from pixellm.data.schema import Conversation, build_region
@@ -9,6 +14,8 @@ from pixellm.data.sources.shapes import ShapesSource
 from pixellm.data.stream import StreamedRow
 from pixellm.errors import RowError, TooManyRejectedError
 from pixellm.masks import mask_to_rle
+from pixellm.model.packing import pack_mask, unpack_batch
+from pixellm.photos import decode_photo, upright_rgb
 from tests.data.rows import make_photo, make_row
 from tests.data.sources.build import build_all
 from tests.train.examples import base_model
@@ -61,7 +68,7 @@ def test_targets_are_unions_and_ignored_regions_leave_the_loss():
     assert np.array_equal(conversation.target_masks[0], both) and np.array_equal(conversation.ignore_mask, crowd)
     tensors, _ = make_collator().collate([make_collator().build_example(stream([row])[0])])
     valid = tensors["target_valid"][0]
-    assert valid[:, 0].any() and 0.5 < float(valid[: int(valid.shape[0] * 0.7)].mean()) < 0.9
+    assert valid[:, 0].any() and 0.5 < float(valid[: int(valid.shape[0] * 0.7)].float().mean()) / 255 < 0.9
 
 
 def test_photo_is_upright():
@@ -92,7 +99,7 @@ def test_a_bad_row_is_set_aside_alone():
 def test_a_micro_batch_without_a_usable_row_weighs_nothing():
     batch = make_collator().build(stream([make_row(0, image=b"x")]))
     assert len(batch.set_aside) == len(batch.consumed) == 1
-    assert batch.num_answer_tokens == batch.num_masks == 0 and batch.tensors["pixel_values"].isfinite().all()
+    assert batch.num_answer_tokens == batch.num_masks == 0 and unpack_batch(batch.tensors)["pixel_values"].isfinite().all()
 
 
 def test_a_conversation_that_is_too_long_is_set_aside_alone():
@@ -116,3 +123,57 @@ def test_too_many_bad_rows_stop_the_run():
     for batch in batches:
         patient.add(batch)
     assert (patient.num_rows, patient.num_set_aside) == (40, 10)
+
+
+def test_what_travels_packed_is_what_the_model_takes():
+    """Bytes on the way change no number: pixels, masks in steps of 1/255, and masks at the photo's own size."""
+    processor = base_model()[1]
+    rows = build_all(ShapesSource(num_scenes=3, questions_per_scene=3))[0]
+    for resolution in ("decoder", "photo"):
+        collator = make_collator(mask_resolution=resolution)
+        examples = [collator.build_example(each) for each in stream(rows)]
+        conversations = [replace(each, photo_index=i) for i, example in enumerate(examples) for each in example.conversations]
+        packed = collator.build(stream(rows)).tensors
+        found, wanted = unpack_batch(packed), processor.collate([example.photo for example in examples], conversations, resolution)
+        assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+        assert {packed[name].dtype for name in ("pixels", "target_masks", "target_valid")} == {torch.uint8}
+    images, mask = processor.image_processor, np.zeros((70, 90), bool)
+    mask[11:50, 7:31] = True
+    assert np.array_equal(pack_mask(images.to_mask_grid(mask)).float() / 255, images.to_mask_grid(mask))
+    pixels = images.to_pixels([example.photo for example in examples])["pixels"]
+    mean, std = (np.array(each, np.float32) for each in (images.image_mean, images.image_std))
+    assert np.array_equal(found["pixel_values"].permute(0, 2, 3, 1), (pixels.numpy() / np.float32(255) - mean) / std), "scenes are square"
+
+
+def test_a_large_photo_is_decoded_at_a_scale():
+    """At a half it is at most 3 of 255 from full decoding in the mean (0.6 on noise with a photo's spectrum); sizes stay the full ones."""
+    collator, rng = make_collator(), np.random.default_rng(0)
+    side = collator.processor.image_processor.image_size
+    height, width = 4 * side + 8, 5 * side
+    coarse = Image.fromarray(rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8))
+    noisy = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)) + rng.normal(0, 6, (height, width, 3))
+    photo = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+    for orientation in (1, 6):
+        upright_hw = (height, width) if orientation == 1 else (width, height)
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = io.BytesIO()
+        photo.save(data, "JPEG", quality=92, exif=exif)
+        mask = np.zeros(upright_hw, bool)
+        mask[:side, side:] = True
+        row = make_row(0, image=data.getvalue(), height=upright_hw[0], width=upright_hw[1],
+                       regions=[build_region(mask_to_rle(mask), "part")],
+                       conversations=[Conversation(question="Where?", answer="Here {seg}.", targets=[[0]], task="reasoning")])
+        example = collator.build_example(stream([row])[0])
+        assert example.photo_size_hw == upright_hw
+        assert example.photo.size == ((upright_hw[1] + 1) // 2, (upright_hw[0] + 1) // 2), "at a half, upright"
+        full = replace(example, photo=upright_rgb(Image.open(data)))
+        packed, wanted = (collator.collate([each])[0] for each in (example, full))
+        assert full.photo.size == upright_hw[::-1]
+        for name in packed.keys() - {"pixels"}:
+            assert torch.equal(packed[name], wanted[name]), name
+        difference = (packed["pixels"].int() - wanted["pixels"].int()).abs().float()
+        assert 0 < difference.mean() < 3 and difference.quantile(0.99) <= 10, (difference.mean(), difference.quantile(0.99))
+    small = io.BytesIO()
+    photo.resize((2 * side, side)).save(small, "JPEG")
+    assert decode_photo(small.getvalue(), side)[0].size == (2 * side, side), "a photo that is not large is decoded in full"

@@ -49,7 +49,7 @@ def make_batch(photos: list[int], without_masks: bool = False, mask_resolution: 
         num_targets = 0 if without_masks else index
         answer = "The red circle {seg} " * num_targets + "and nothing" * (index + 1)
         conversations.append(replace(TrainingConversation(0, f"Where is thing {index}?", answer, [mask] * num_targets), photo_index=place))
-    return MicroBatch(base_model()[1].collate(images, conversations, mask_resolution), [(0, f"row-{index}") for index in photos])
+    return MicroBatch(base_model()[1].collate_packed(images, conversations, mask_resolution), [(0, f"row-{index}") for index in photos])
 
 
 def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:

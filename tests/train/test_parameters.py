@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from pixellm.errors import ModelError
+from pixellm.model.packing import unpack_batch
 from pixellm.train.config import PARTS, LoraSettings
-from pixellm.train.loop import forward_losses
+from pixellm.train.forward import forward_losses
 from pixellm.train.parameters import add_adapters, merge_adapters, parameter_table, select_parameters, unread_tower_parameters
 from tests.train.examples import base_model, make_batch, make_config
 
@@ -33,7 +34,7 @@ def test_frozen_parts_and_unread_layers_do_not_train(model):
     assert trained == {name for group in groups for name in group.parameters}
     assert not [name for name in trained if "encoder.layers.4." in name or "encoder.layers.5." in name]
     assert [name for name in trained if "encoder.layers.3." in name]
-    tensors = make_batch([1, 2]).tensors
+    tensors = unpack_batch(make_batch([1, 2]).tensors)
     output = model(*(tensors[name] for name in ("pixel_values", "resized_sizes_hw", "photo_index", "input_ids", "attention_mask")))
     (output.logits.sum() + output.mask_logits.sum()).backward()
     assert {name for name, parameter in model.named_parameters() if parameter.grad is not None} == trained
@@ -51,7 +52,7 @@ def test_the_losses_reach_exactly_what_is_promised(model, changes):
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # at its initial 0 nothing would reach lora_A
             torch.nn.init.normal_(parameter, std=0.1)
-    tensors = make_batch([1, 2, 3], mask_resolution=config.mask_loss_resolution).tensors
+    tensors = unpack_batch(make_batch([1, 2, 3], mask_resolution=config.mask_loss_resolution).tensors)
     losses = forward_losses(model.train(), tensors, config)
     (losses.text + losses.bce + losses.dice).backward()
     reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
