@@ -8,6 +8,7 @@
 import io
 import random
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,7 +69,8 @@ class Client:
     def _post(self, photo: Photo, questions: Sequence[str], max_new_tokens: int | None, **more: str) -> Iterator[httpx.Response]:
         data = _to_bytes(photo)
         fields: dict[str, Any] = {"question": list(questions), **more} | ({"max_new_tokens": str(max_new_tokens)} if max_new_tokens else {})
-        request = self._http.build_request("POST", f"{self.url}/v1/segment", files={"image": data}, data=fields)
+        request = self._http.build_request("POST", f"{self.url}/v1/segment", files={"image": data}, data=fields,
+                                           headers={"idempotency-key": uuid.uuid4().hex})  # tried again, it is computed once
         response = self._send(request)
         try:
             yield response

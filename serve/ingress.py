@@ -11,6 +11,7 @@ from serve.chat import add_chat_routes
 from serve.chat_schemas import ChatChunk, ChatRequest
 from serve.config import AppConfig
 from serve.health import WatchedModel, add_health_routes
+from serve.idempotency import Idempotency
 from serve.messages import Model
 from serve.metrics import Meters, RequestMeter
 from serve.openapi import document_by_hand
@@ -25,11 +26,13 @@ def build_api(config: AppConfig, model: Model, echo_request_id: bool = True) -> 
     """The ASGI app that validates requests within `config`'s limits and answers them with `model`."""
     api = FastAPI(title="PixelLM", summary="Ask about a photo; get a sentence, and a mask for each thing it names.", docs_url=None,
                   redoc_url=None)
-    api.add_middleware(KeyGuard, config=config)  # the last that is added is the first that a request meets
+    api.add_middleware(Idempotency, config=config)  # the last that is added is the first that a request meets
+    api.add_middleware(KeyGuard, config=config)
     if config.cors_origins:
         api.add_middleware(CORSMiddleware, allow_origins=config.cors_origins, allow_methods=["GET", "POST"],
-                           allow_headers=["authorization", "content-type", "idempotency-key", "x-api-key", "x-request-id"],
-                           expose_headers=["retry-after", "x-request-id"])
+                           allow_headers=["authorization", "content-type", "idempotency-key", "x-answer-timeout-s", "x-api-key",
+                                          "x-request-id"],
+                           expose_headers=["idempotent-replayed", "retry-after", "x-request-id"])
     api.add_middleware(SecurityHeaders, is_tls=config.tls_key is not None)
     api.add_middleware(RequestGuard, echo_id=echo_request_id)
     api.add_middleware(RequestMeter, meters=Meters())
