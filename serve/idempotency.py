@@ -93,7 +93,7 @@ class Idempotency:
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def send_and_keep(message: Message) -> None:
-            messages.append(message | {"headers": list(message["headers"])} if "headers" in message else message)
+            messages.append({**message, "headers": list(message["headers"])} if "headers" in message else message)
             await send(message)
 
         await self._app(scope, receive_body, send_and_keep)
