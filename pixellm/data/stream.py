@@ -33,7 +33,7 @@ from pixellm.storage import join_uri, open_filesystem, run_parallel
 READ_CPUS = 0.25
 PORTIONS_AHEAD = 2
 FIRST_WINDOWS = 1  # of each lane, in the first portion: the first batch comes early; then twice as many, and so on
-READ_ATTEMPTS, FIRST_PAUSE_S = 5, 1.0  # of an object that cannot be read; each pause is twice the one before
+READ_ATTEMPTS, FIRST_PAUSE_S = 7, 1.0  # of an object that cannot be read; each pause is twice the one before: a minute in all
 CLOSE_TIMEOUT_S = 5.0
 
 T = TypeVar("T")
