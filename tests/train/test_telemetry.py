@@ -79,6 +79,7 @@ def test_events_lie_in_the_folder_of_the_run(telemetry, tmp_path):
     assert {"loss/total", "loss_text/vqa", "learning_rate/codebook", "speed/images_per_s", "time_s/forward", "memory/peak_gb"} <= tags
     assert [(event.step, event.value) for event in events.Scalars("speed/data_wait_share")] == [(10, 0.25)]
     assert {metric_of(tag)[0].name for tag in tags} <= {metric.name for metric in METRICS}
+    assert telemetry.sinks.num_failures == 0, "the gauges took them too"
 
 
 def test_metric_of_a_tag_has_its_labels():
