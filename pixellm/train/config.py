@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from pixellm.settings import StrictModel
+from pixellm.train.engine_settings import EngineSettings
+from pixellm.train.reporting import TelemetrySettings, ValidationSettings
 
 Part = Literal["vision_tower", "projector", "language_model", "codebook", "mask_head"]
 PARTS: tuple[Part, ...] = ("vision_tower", "projector", "language_model", "codebook", "mask_head")
@@ -44,7 +46,9 @@ class LoraSettings(StrictModel):
     r: int = Field(default=8, gt=0)
     alpha: float = Field(default=16, gt=0)
     dropout: float = Field(default=0.05, ge=0, lt=1)
-    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    targets: tuple[str, ...] = Field(default=("q_proj", "v_proj"), min_length=1, description="names of the projections, in every layer")
+    token_tables: bool = Field(
+        default=False, description="train the language model's token tables too, as the released code does; else only the codebook's rows")
 
 
 class FailureSettings(StrictModel):
@@ -60,7 +64,7 @@ def _to_entry(value: object) -> object:
     return {"uri": value} if isinstance(value, str) else value
 
 
-class TrainConfig(StrictModel):
+class TrainConfig(EngineSettings):
     """One run. The same `run` below the same `storage` continues where its last checkpoint is."""
 
     run: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run, its folder below `storage`")
@@ -73,17 +77,12 @@ class TrainConfig(StrictModel):
     stream_memory_mb: float = Field(512, gt=0, description="micro-batches of a worker that wait in the object store")
 
     steps: int = Field(gt=0, description="optimiser steps of the whole run")
-    photos_per_micro_step: int = Field(8, gt=0, description="per worker")
-    accumulation: int = Field(1, gt=0, description="micro-steps of each worker per optimiser step; a run keeps workers x accumulation")
     max_conversations_per_photo: int = Field(3, gt=0)
     max_rejected_share: float = Field(0.05, ge=0, lt=1, description="share of rows that may be set aside before the run stops")
 
     learning_rates: LearningRates = LearningRates()
     warmup_steps: int = Field(100, ge=0)
     decay: Literal["linear", "cosine"] = "linear"
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = Field(0.0, ge=0)
-    clip_norm: float = Field(1.0, ge=0, description="0: no clipping")
     loss_weights: LossWeights = LossWeights()
     refinement_alpha: float = Field(2.0, ge=1)
     mask_loss_resolution: Literal["decoder", "photo"] = Field(
@@ -91,14 +90,11 @@ class TrainConfig(StrictModel):
     lora: LoraSettings | None = None
     frozen: tuple[Part, ...] = ()
 
-    precision: Literal["bf16", "fp32"] = "bf16"
-    zero_stage: Literal[0, 1, 2, 3] = 2
     num_workers: int = Field(2, gt=0)
     min_workers: int | None = Field(None, gt=0, description="the run goes on with so few when nodes are lost, and grows again up to "
                                                             "num_workers when others come; by default it waits for num_workers")
     resize_check_s: float = Field(60, ge=0, description="how often a run that has min_workers looks for nodes that have come")
     cpus_per_worker: float = Field(0.75, gt=0, description="below 1 leaves a part of each core's reservation to Ray Data")
-    use_gpu: bool = False
     torch_threads: int = Field(1, gt=0, description="threads of each worker's tensor operations")
     max_failures: int = Field(3, ge=-1, description="worker failures after which the run resumes from its last checkpoint; -1: any number")
     failures: FailureSettings = FailureSettings()
@@ -107,6 +103,8 @@ class TrainConfig(StrictModel):
     keep_last: int = Field(2, gt=0, description="newest checkpoints that stay on storage")
     keep_best: int = Field(1, ge=0, description="checkpoints of the highest validation gIoU that stay besides")
     log_every_steps: int = Field(10, gt=0)
+    telemetry: TelemetrySettings = TelemetrySettings()
+    validation: ValidationSettings | None = Field(None, description="held-out questions that each checkpoint answers beside the training")
     seed: int = 0
 
     @model_validator(mode="after")
