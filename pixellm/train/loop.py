@@ -68,7 +68,8 @@ class TrainLoop:
         context = ray.train.get_context()
         self.config, self.rank, self.num_workers = config, context.get_world_rank(), context.get_world_size()
         transformers.logging.disable_progress_bar()
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        for noisy in ("ray.data", "botocore"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
         torch.set_num_threads(config.torch_threads)
         if not config.use_gpu:  # fused attention for the CPU is slow with few tokens on one side: 0.41 s a step of `tiny`, 0.33 s without
             torch.backends.cuda.enable_flash_sdp(False)
