@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pixellm.data.prompts import fill_conversation
 from pixellm.data.schema import Row, region_rle
-from pixellm.data.stream import StreamedRow
+from pixellm.data.spans import StreamedRow
 from pixellm.errors import ModelError, RowError, TooManyRejectedError
 from pixellm.masks import rle_to_mask, union_rles
 from pixellm.model.processing_pixellm import IGNORED_LABEL, MaskResolution, PixelLMImageProcessor, TrainingConversation

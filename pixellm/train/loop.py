@@ -18,7 +18,9 @@ from transformers import PreTrainedModel
 
 from pixellm.data.collate import Collator, MicroBatch, SetAsideCounter
 from pixellm.data.mixture import lanes_of_worker
-from pixellm.data.stream import BatchStream, Prefetcher, read_mixture
+from pixellm.data.prefetch import Prefetcher
+from pixellm.data.spans import read_mixture
+from pixellm.data.stream import BatchStream
 from pixellm.model.packing import unpack_batch
 from pixellm.model.processing_pixellm import PixelLMProcessor
 from pixellm.revision import git_revision

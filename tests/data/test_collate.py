@@ -11,7 +11,7 @@ from PIL import Image
 from pixellm.data.collate import Collator, SetAsideCounter
 from pixellm.data.schema import Conversation, build_region
 from pixellm.data.sources.shapes import ShapesSource
-from pixellm.data.stream import StreamedRow
+from pixellm.data.spans import StreamedRow
 from pixellm.errors import RowError, TooManyRejectedError
 from pixellm.masks import mask_to_rle
 from pixellm.model.packing import pack_mask, unpack_batch
