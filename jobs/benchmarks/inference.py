@@ -1,9 +1,11 @@
 """Answers per second with masks: the released code's way, transformers' `generate`, and our engine, against the machine's floor.
 
-`python -m jobs.benchmark suite=inference [quick=true] [dtypes=[float32]] [threads=2] [output=docs/benchmarks]`. `output` also gets
-inference.png. Photos are preprocessed before, masks end as logits: both are the same for everybody.
+`python -m jobs.benchmark suite=inference [quick=true] [dtypes=[float32]] [threads=2] [output=docs/benchmarks]`; with a GPU
+`device=cuda model=7b dtypes=[bfloat16] output=docs/benchmarks/GPU`. `output` also gets inference.png.
+Photos are preprocessed before, masks end as logits: both are the same for everybody.
 """
 
+import functools
 import math
 import statistics
 import time
@@ -20,13 +22,15 @@ from jobs.benchmarks.bars import Bar, draw_bars
 from jobs.benchmarks.inference_contenders import (
     Answered,
     EngineContender,
+    ModelSize,
     Question,
     StepperWithoutForcedGroups,
     answer_by_generate,
     answer_naively,
     build_answer,
+    build_model,
     build_questions,
-    build_standard_model,
+    wait_for,
 )
 from jobs.benchmarks.inference_floor import MachineRates, Work, count_work, measure_rates
 from jobs.benchmarks.result import BenchmarkConfig, BenchmarkResult, Case, Table
@@ -43,8 +47,12 @@ class Config(BenchmarkConfig):
     """The standard case is 48 new tokens with 4 targets; `quick` takes 14 with 1, one round, and float32."""
 
     dtypes: tuple[DtypeName, ...] = ("float32", "bfloat16")
-    num_waiting: tuple[int, ...] = Field((1, 4, 16, 64), description="questions that the engine gets at once; 1 and 16 always")
-    num_mixed: int = Field(64, gt=0, description="questions of 16 to 64 new tokens with 1 to 6 targets, in batches of 16 and in ours")
+    model: ModelSize = Field("standard", description="standard, or the shapes of 7b or 13b; random weights")
+    device: Literal["cpu", "cuda"] = "cpu"
+    engine: EngineConfig = EngineConfig(slot_tokens=512)
+    num_waiting: tuple[int, ...] = Field((1, 4, 16, 64), description="questions that the engine gets at once, also about 2 photos "
+                                           "and with groups that are not forced; 1 and 16 always")
+    num_mixed: int = Field(32, gt=0, description="questions of 16 to 64 new tokens with 1 to 6 targets, in batches of 16 and in ours")
     repeats: int = Field(3, gt=0)
     threads: int | None = Field(None, gt=0, description="of torch; its own choice by default")
 
@@ -59,11 +67,12 @@ class Workload:
     answers: list[Answered] = field(default_factory=list)
     peak_mb: list[float] = field(default_factory=list)
 
-    def run(self) -> None:
+    def run(self, device: torch.device) -> None:
         """For the clock; notes latencies and memory on the way."""
-        before_mb = _reset_peak_mb()
+        before_mb = _reset_peak_mb(device)
         self.answers.extend(self.answer(self.questions))
-        self.peak_mb.append(_status_mb("VmHWM") - before_mb)
+        wait_for(device)
+        self.peak_mb.append(_peak_mb(device) - before_mb)
 
 
 def run(config: Config) -> BenchmarkResult:
@@ -96,26 +105,27 @@ def run(config: Config) -> BenchmarkResult:
 
 def _run_dtype(config: Config, dtype: DtypeName) -> BenchmarkResult:
     keep_freed_memory()  # before all contenders, not for the engine's alone
-    model = build_standard_model(getattr(torch, dtype))
-    engine = EngineContender(model, EngineConfig(slot_tokens=512))
-    unforced = EngineContender(model, EngineConfig(slot_tokens=512), StepperWithoutForcedGroups)
+    model = build_model(config.model, getattr(torch, dtype), config.device)
+    engine, unforced = EngineContender(model, config.engine), EngineContender(model, config.engine, StepperWithoutForcedGroups)
     answer = build_answer(14, 1) if config.quick else build_answer(48, 4)
-    one, sixteen, on_two = (build_questions([answer] * num, photos) for num, photos in ((1, 1), (16, 16), (16, 2)))
+    one, sixteen = (build_questions([answer] * num, num) for num in (1, 16))
     mixed = build_questions(_mixed_answers(config.num_mixed), config.num_mixed)
     workloads = [
         Workload(NAIVE, one, lambda questions: answer_naively(model, questions)),
         Workload(GENERATE_ONE, one, lambda questions: answer_by_generate(model, questions, 1)),
         Workload("generate, static batches of 16, mixed", mixed, lambda questions: answer_by_generate(model, questions, 16)),
-        *(Workload(f"{ENGINE}, {num} waiting", build_questions([answer] * num, num), engine.answer)
-          for num in sorted({1, 16, *config.num_waiting})),
-        Workload(f"{ENGINE}, 16 waiting on 2 photos", on_two, engine.answer),
-        Workload(f"{ENGINE}, 16 waiting, groups not forced", sixteen, unforced.answer),
+        *(Workload(name, build_questions([answer] * num, num_photos), contender.answer)
+          for num in sorted({1, 16, *config.num_waiting})
+          for name, num_photos, contender in (
+              (f"{ENGINE}, {num} waiting", num, engine), (f"{ENGINE}, {num} waiting on 2 photos", 2, engine),
+              (f"{ENGINE}, {num} waiting, groups not forced", num, unforced)) if num_photos <= num),
         Workload(f"{ENGINE}, mixed", mixed, engine.answer),
     ]
-    for workload in workloads[1:]:  # the naive way needs no warm-up, and takes longest
+    for workload in workloads[config.device == "cpu":]:  # on a CPU the naive way needs no warm-up, and takes longest
         workload.answer(workload.questions[:2])
-    seconds = time_interleaved({workload.name: workload.run for workload in workloads}, config.repeats, warmups=0)
-    rates, work = measure_rates(getattr(torch, dtype)), count_work(model, sixteen)
+    runs = {workload.name: functools.partial(workload.run, model.device) for workload in workloads}
+    seconds = time_interleaved(runs, config.repeats, warmups=0)
+    rates, work = measure_rates(getattr(torch, dtype), model.device), count_work(model, sixteen)
     profile = _profile(engine, sixteen)
     return BenchmarkResult(
         _headline(seconds, rates, work),
@@ -175,7 +185,7 @@ def _profile(contender: EngineContender, questions: Sequence[Question]) -> dict[
              (stepper.model, "token_logits", "prefill and answer tokens"), (decoder, "prepare", "mask decoder, by photo"),
              (decoder, "decode", "mask decoder, by target")]
     for owner, name, part in parts:
-        setattr(owner, name, _timed(getattr(owner, name), part, seconds))
+        setattr(owner, name, _timed(getattr(owner, name), part, seconds, stepper.model.device))
     started = time.perf_counter()
     contender.answer(questions)
     total_s = time.perf_counter() - started
@@ -184,10 +194,12 @@ def _profile(contender: EngineContender, questions: Sequence[Question]) -> dict[
     return dict(seconds) | {"rest": total_s - sum(seconds.values())}
 
 
-def _timed(function: Callable[..., Any], part: str, seconds: dict[str, float]) -> Callable[..., Any]:
+def _timed(function: Callable[..., Any], part: str, seconds: dict[str, float], device: torch.device) -> Callable[..., Any]:
     def timed(*args: Any, **kwargs: Any) -> Any:
+        wait_for(device)
         started = time.perf_counter()
         result = function(*args, **kwargs)
+        wait_for(device)
         seconds[part] += time.perf_counter() - started
         return result
 
@@ -202,10 +214,17 @@ def _profile_table(dtype: str, profile: dict[str, float], work: dict[str, Work],
                  [(part, seconds, seconds / total_s, floors.get(part, 0.0)) for part, seconds in profile.items()])
 
 
-def _reset_peak_mb() -> float:
-    """Starts a new peak of resident memory (Linux only) and returns what is resident now, in MB."""
+def _reset_peak_mb(device: torch.device) -> float:
+    """Starts a new peak, of the GPU's memory or of the process's (Linux only), and returns what is held now, in MB."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device) / 2**20
     Path("/proc/self/clear_refs").write_text("5")
     return _status_mb("VmRSS")
+
+
+def _peak_mb(device: torch.device) -> float:
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else _status_mb("VmHWM")
 
 
 def _status_mb(name: str) -> float:

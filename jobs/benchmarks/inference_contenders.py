@@ -9,6 +9,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,8 +20,11 @@ from pixellm.inference.requests import EndEvent, Event, MaskEvent, PhotoInput, R
 from pixellm.inference.running import Running
 from pixellm.inference.stepper import Stepper
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration
+from pixellm.model.modeling_pixellm import PhotoFeatures
+from pixellm.model.presets import preset_config
 
-IMAGE_ID, CODEBOOK_IDS, END_ID, WORD_ID = 1001, tuple(range(1002, 1008)), 2, 5
+ModelSize = Literal["standard", "7b", "13b"]
+VOCABULARY, IMAGE_ID, CODEBOOK_IDS, END_ID, WORD_ID = 1008, 1001, tuple(range(1002, 1008)), 2, 5
 TEXT_BEFORE, TEXT_AFTER = 36, 16  # tokens of a `llava_v1` prompt before the photo, and of a question of a dozen words after it
 
 
@@ -47,15 +51,27 @@ class Answered:
     mask_logits: list[Tensor] = field(default_factory=list)
 
 
-def build_standard_model(dtype: torch.dtype) -> PixelLMForConditionalGeneration:
-    """Tower of 256 dims x 13 layers at 448 px, language model of 512 dims x 8 layers, decoder at full size, random weights."""
+def build_model(size: ModelSize, dtype: torch.dtype, device: str) -> PixelLMForConditionalGeneration:
+    """Random weights. `standard`: tower of 256 dims x 13 layers at 448 px, language model of 512 dims x 8 layers, decoder at full size;
+    `7b` and `13b`: towers and language models of the presets' shapes, with the small vocabulary of the standard case."""
     torch.manual_seed(0)
-    model = PixelLMForConditionalGeneration(PixelLMConfig(
-        vision_config=CLIPVisionConfig(hidden_size=256, intermediate_size=1024, num_hidden_layers=13, num_attention_heads=4,
-                                       image_size=448, patch_size=14),
-        text_config=LlamaConfig(vocab_size=1008, hidden_size=512, intermediate_size=1376, num_hidden_layers=8, num_attention_heads=8),
-        image_token_id=IMAGE_ID, codebook_token_ids=CODEBOOK_IDS))
-    return share_codebook(model).eval().to(dtype)
+    if size == "standard":
+        vision = CLIPVisionConfig(hidden_size=256, intermediate_size=1024, num_hidden_layers=13, num_attention_heads=4, image_size=448,
+                                  patch_size=14)
+        text = LlamaConfig(hidden_size=512, intermediate_size=1376, num_hidden_layers=8, num_attention_heads=8)
+    else:
+        preset = preset_config(size)
+        vision, text = preset.vision_config, preset.text_config
+    text.vocab_size = VOCABULARY
+    default_dtype = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # so that a large model is never there in float32
+    try:
+        with torch.device(device):
+            model = PixelLMForConditionalGeneration(PixelLMConfig(vision_config=vision, text_config=text, image_token_id=IMAGE_ID,
+                                                                  codebook_token_ids=CODEBOOK_IDS))
+    finally:
+        torch.set_default_dtype(default_dtype)
+    return share_codebook(model).eval()
 
 
 @torch.no_grad()
@@ -90,15 +106,17 @@ def answer_naively(model: PixelLMForConditionalGeneration, questions: Sequence[Q
     for question in questions:
         answered, ids, states = Answered(), list(question.prompt_ids), []
         for token_id in question.answer_ids:
-            photos = model.encode_photos(question.photo.pixel_values[None], torch.tensor([question.photo.resized_size_hw]))
-            embeds = model.embed_tokens(torch.tensor([ids]), photos.image_embeds)
+            photos = _encode_photos(model, [question])
+            embeds = model.embed_tokens(torch.tensor([ids], device=model.device), photos.image_embeds)
             hidden = model.language_model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
             model.token_logits(hidden)
+            wait_for(model.device)  # a token is chosen, and written, before the next
             answered.first_token_s = answered.first_token_s or time.perf_counter() - started
             if token_id in CODEBOOK_IDS:
                 states.append(hidden[0, -1])
             ids.append(token_id)
         answered.mask_logits = _decode_by_mask_head(model, photos.scale_features, torch.stack(states))
+        wait_for(model.device)
         answered.first_mask_s = answered.end_s = time.perf_counter() - started
         answers.append(answered)
     return answers
@@ -110,18 +128,18 @@ def answer_by_generate(model: PixelLMForConditionalGeneration, questions: Sequen
     started, answers = time.perf_counter(), []
     for first in range(0, len(questions), batch_size):
         batch = questions[first:first + batch_size]
-        photos = model.encode_photos(torch.stack([question.photo.pixel_values for question in batch]),
-                                     torch.tensor([question.photo.resized_size_hw for question in batch]))
-        embeds = model.embed_tokens(torch.tensor([question.prompt_ids for question in batch]), photos.image_embeds)
+        photos = _encode_photos(model, batch)
+        embeds = model.embed_tokens(torch.tensor([question.prompt_ids for question in batch], device=model.device), photos.image_embeds)
         script = _Script([question.answer_ids for question in batch])
         output = model.language_model.generate(
-            inputs_embeds=embeds, attention_mask=torch.ones(embeds.shape[:2], dtype=torch.int64), do_sample=False, eos_token_id=END_ID,
+            inputs_embeds=embeds, attention_mask=torch.ones_like(embeds[..., 0], dtype=torch.int64), do_sample=False, eos_token_id=END_ID,
             max_new_tokens=max(len(question.answer_ids) for question in batch), pad_token_id=END_ID, output_hidden_states=True,
             return_dict_in_generate=True, logits_processor=LogitsProcessorList([script]))
         hidden = torch.stack([step[-1][:, -1] for step in output.hidden_states], 1)
         for row, question in enumerate(batch):
             places = [place for place, token_id in enumerate(question.answer_ids) if token_id in CODEBOOK_IDS]
             masks = _decode_by_mask_head(model, tuple(scale[row:row + 1] for scale in photos.scale_features), hidden[row, places])
+            wait_for(model.device)
             now_s = time.perf_counter() - started
             answers.append(Answered(script.first_at - started, now_s, now_s, masks))
     return answers
@@ -165,7 +183,7 @@ class _Script(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self.first_at = self.first_at or time.perf_counter()
-        ids = torch.tensor(next(self._steps))
+        ids = torch.tensor(next(self._steps), device=scores.device)
         return torch.full_like(scores, -torch.inf).scatter(1, ids[:, None], 0.0)
 
 
@@ -196,4 +214,16 @@ def _recorder(answered: Answered, started: float) -> Callable[[Event], None]:
 def _decode_by_mask_head(model: PixelLMForConditionalGeneration, scale_features: tuple[Tensor, ...], states: Tensor) -> list[Tensor]:
     """All targets of one answer; states (K * L*N, D)."""
     groups = states.unflatten(0, (-1, len(CODEBOOK_IDS)))
-    return list(model.mask_head(scale_features, torch.zeros(len(groups), dtype=torch.int64), groups)[0])
+    return list(model.mask_head(scale_features, torch.zeros(len(groups), dtype=torch.int64, device=groups.device), groups)[0])
+
+
+def _encode_photos(model: PixelLMForConditionalGeneration, questions: Sequence[Question]) -> PhotoFeatures:
+    """One vision pass for each question."""
+    return model.encode_photos(torch.stack([question.photo.pixel_values for question in questions]).to(model.device),
+                               torch.tensor([question.photo.resized_size_hw for question in questions], device=model.device))
+
+
+def wait_for(device: torch.device) -> None:
+    """Until a GPU has done what it was asked; a CPU already has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

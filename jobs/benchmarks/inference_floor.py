@@ -10,14 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from jobs.benchmarks.inference_contenders import CODEBOOK_IDS, Question
+from jobs.benchmarks.inference_contenders import CODEBOOK_IDS, Question, wait_for
 from pixellm.inference.cpu import linear
 from pixellm.model import PixelLMForConditionalGeneration
+from pixellm.model.flops import count_flops
 
-MATRIX_SIZES = (1024, 2048)
+MATRIX_SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}
 BANDWIDTH_BYTES = 512 << 20
 
 
@@ -40,32 +39,32 @@ class Work:
         return max(self.flop / rates.flop_per_s, self.num_bytes / rates.bytes_per_s)
 
 
-def measure_rates(dtype: torch.dtype) -> MachineRates:
-    """Square products by torch and by oneDNN, whichever is faster; the sum of half a gigabyte."""
+def measure_rates(dtype: torch.dtype, device: torch.device) -> MachineRates:
+    """Square products by torch and, on a CPU, by oneDNN, whichever is faster; the sum of half a gigabyte."""
     flop_per_s = 0.0
-    for size in MATRIX_SIZES:
-        a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
-        seconds = min(_best_s(functools.partial(product, a, b)) for product in (torch.mm, linear))
+    for size in MATRIX_SIZES[device.type]:
+        a, b = torch.randn(size, size, device=device).to(dtype), torch.randn(size, size, device=device).to(dtype)
+        seconds = min(_best_s(functools.partial(product, a, b), device) for product in (torch.mm, linear))
         flop_per_s = max(flop_per_s, 2 * size**3 / seconds)
-    numbers = torch.ones(BANDWIDTH_BYTES // 4)
-    return MachineRates(flop_per_s, BANDWIDTH_BYTES / _best_s(numbers.sum))
+    numbers = torch.ones(BANDWIDTH_BYTES // 4, device=device)
+    return MachineRates(flop_per_s, BANDWIDTH_BYTES / _best_s(numbers.sum, device))
 
 
 @torch.inference_mode()
 def count_work(model: PixelLMForConditionalGeneration, questions: Sequence[Question]) -> dict[str, Work]:
     """Work by part for `questions`, all answered at the same time: vision, language model, mask decoder by photo and by target."""
-    head, base = model.mask_head, model.language_model.base_model
+    head, base, device = model.mask_head, model.language_model.base_model, model.device
     photo, width = questions[0].photo, model.config.text_config.hidden_size
-    pixels, size = photo.pixel_values[None].to(model.dtype), torch.tensor([photo.resized_size_hw])
+    pixels, size = photo.pixel_values[None].to(device, model.dtype), torch.tensor([photo.resized_size_hw], device=device)
     features = model.encode_photos(pixels, size).scale_features
-    states = torch.zeros(1, len(CODEBOOK_IDS), width, dtype=model.dtype)
-    vision = _count_flop(lambda: model.encode_photos(pixels, size))
-    by_photo = _count_flop(lambda: [upsample(grid) for upsample, grid in
+    states = torch.zeros(1, len(CODEBOOK_IDS), width, dtype=model.dtype, device=device)
+    vision = count_flops(lambda: model.encode_photos(pixels, size))
+    by_photo = count_flops(lambda: [upsample(grid) for upsample, grid in
                                     zip(head.decoder.feature_upsampling, head.decoder_features(features), strict=True)])
-    by_target = _count_flop(lambda: head(features, torch.tensor([0]), states)) - by_photo
-    prompt = torch.zeros(1, len(questions[0].prompt_ids), width, dtype=model.dtype)
-    prefill = _count_flop(lambda: base(inputs_embeds=prompt, use_cache=False))
-    token = _count_flop(lambda: base(inputs_embeds=prompt[:, :1], use_cache=False)) + _count_flop(lambda: model.token_logits(prompt[:, :1]))
+    by_target = count_flops(lambda: head(features, torch.tensor([0], device=device), states)) - by_photo
+    prompt = torch.zeros(1, len(questions[0].prompt_ids), width, dtype=model.dtype, device=device)
+    prefill = count_flops(lambda: base(inputs_embeds=prompt, use_cache=False))
+    token = count_flops(lambda: base(inputs_embeds=prompt[:, :1], use_cache=False)) + count_flops(lambda: model.token_logits(prompt[:, :1]))
     # A token attends to the prompt and to half of the answer on average: two products over that many rows.
     contexts = [len(question.prompt_ids) + len(question.answer_ids) / 2 for question in questions]
     text = model.config.text_config
@@ -87,17 +86,13 @@ def count_work(model: PixelLMForConditionalGeneration, questions: Sequence[Quest
     }
 
 
-def _count_flop(function: Callable[[], object]) -> int:
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        function()
-    return counter.get_total_flops()
-
-
-def _best_s(function: Callable[[], object], tries: int = 7) -> float:
+def _best_s(function: Callable[[], object], device: torch.device, tries: int = 7) -> float:
     function()
     seconds = []
     for _ in range(tries):
+        wait_for(device)
         started = time.perf_counter()
         function()
+        wait_for(device)
         seconds.append(time.perf_counter() - started)
     return min(seconds)

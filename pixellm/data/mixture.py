@@ -8,7 +8,7 @@ how many there are, and where a run stands is one number. Plain numbers: nothing
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -207,14 +207,7 @@ class _SpansOfSet:
 
 
 def lanes_of_worker(rank: int, num_workers: int, num_lanes: int) -> range:
-    """The lanes of a worker. Raises ConfigError where they cannot be shared out equally."""
-    if num_lanes % num_workers:
-        raise ConfigError(f"{num_lanes} micro-batches a step cannot be shared out among {num_workers} workers; "
-                          f"take a number of workers that divides it: {', '.join(map(str, divisors(num_lanes)))}")
-    share = num_lanes // num_workers
-    return range(rank * share, (rank + 1) * share)
-
-
-def divisors(number: int) -> Iterable[int]:
-    """Of a positive number, ascending."""
-    return (each for each in range(1, number + 1) if number % each == 0)
+    """The lanes of a worker: equally many for all, but for one. Raises ConfigError where a worker would have none."""
+    if num_workers > num_lanes:
+        raise ConfigError(f"{num_lanes} micro-batches a step cannot be shared out among {num_workers} workers; take at most {num_lanes}")
+    return range(rank * num_lanes // num_workers, (rank + 1) * num_lanes // num_workers)

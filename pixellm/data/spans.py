@@ -1,9 +1,9 @@
 """Rows out of shards: which row groups there are, and the rows of one in the order of its epoch. Nothing here knows Ray."""
 
 import pickle
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from time import sleep
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -65,7 +65,7 @@ def read_span(span: Span, seed: int) -> pa.Table:
             if attempt == READ_ATTEMPTS - 1:
                 raise ShardError(f"cannot read row group {span.group.index} of {span.group.uri} in {READ_ATTEMPTS} attempts: {error}; "
                                  "check the store, and the object with jobs.inspect_data") from None
-            time.sleep(FIRST_PAUSE_S * 2**attempt)
+            sleep(FIRST_PAUSE_S * 2**attempt)
     table = table.take(span.order(seed))
     parts = (table.column(name).cast(pa.string()) for name in ("source", "split", "image_id"))
     keys = pc.binary_join_element_wise(*parts, "/")

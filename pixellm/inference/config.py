@@ -31,6 +31,7 @@ class InferenceConfig(StrictModel):
 
     model: str = Field("tiny", min_length=1, description="path or URI of a model directory, or tiny for the one that ships")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    int8_weights: bool = Field(False, description="the language model's layers in 8 bits: half of bfloat16's memory, but slower")
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N")
     torch_threads: int | None = Field(None, gt=0, description="CPU threads of each copy of the model; Ray's choice when unset")
     max_new_tokens: int = Field(128, gt=0, description="longest answer")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 
 from pixellm.errors import InputError
 from pixellm.inference.answers import Answer
@@ -65,12 +65,14 @@ class Limits:
     def to_running(self, request: Request, emit: Callable[[Event], None]) -> Running:
         """What would fail in the forward is refused here, since there it would end everybody's answers.
 
-        Raises InputError: `client_invalid`, `max_new_tokens_invalid`, `max_targets_invalid`, `photo_invalid`, `prompt_invalid`,
-        `prompt_too_long`.
+        Raises InputError: `client_invalid`, `deadline_invalid`, `max_new_tokens_invalid`, `max_targets_invalid`, `photo_invalid`,
+        `prompt_invalid`, `prompt_too_long`.
         """
         ids, photo, num_new = list(request.prompt_ids), request.photo, request.max_new_tokens
         if not isinstance(request.client, str):
             raise InputError("client_invalid", f"client is {request.client!r}, expected a string")
+        if request.deadline_s is not None and not isinstance(request.deadline_s, Real):
+            raise InputError("deadline_invalid", f"deadline_s is {request.deadline_s!r}, expected seconds, or None for no deadline")
         if num_new < 1:
             raise InputError("max_new_tokens_invalid", f"max_new_tokens is {num_new}, expected at least 1")
         if request.max_targets is not None and request.max_targets < 0:

@@ -14,6 +14,7 @@ from PIL import Image
 from pixellm.errors import InputError
 from pixellm.inference.config import AnswerOptions, EngineConfig, InferenceConfig
 from pixellm.inference.engine import Engine, EventStream
+from pixellm.inference.int8 import use_int8_weights
 from pixellm.inference.requests import EndEvent, Event, MaskEvent, PhotoInput, Request
 from pixellm.inference.sampling import Greedy, Sampled
 from pixellm.inference.segmentation import AnswerReader, Segmentation, Target, TextDelta, ends_with_stop
@@ -31,10 +32,13 @@ class Segmenter:
         self._engine = Engine(model, self._config)
 
     @classmethod
-    def from_pretrained(cls, path: str, dtype: str = "float32", device: str = "cpu", config: EngineConfig | None = None) -> "Segmenter":
-        """`path`: a model directory, its URI, or `tiny` for the weights that ship with the package."""
+    def from_pretrained(cls, path: str, dtype: str = "float32", device: str = "cpu", config: EngineConfig | None = None,
+                        int8_weights: bool = False) -> "Segmenter":
+        """`path`: a model directory, its URI, or `tiny` for the weights that ship with the package. `int8_weights`: see int8.py."""
         folder = str(pretrained_dir(path)) if path == "tiny" else str(local_copy(path))
         model = PixelLMForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype))
+        if int8_weights:
+            use_int8_weights(model)
         return cls(model.to(device), PixelLMProcessor.from_pretrained(folder), config)
 
     @overload
@@ -128,7 +132,7 @@ def load_segmenter(config: InferenceConfig) -> Segmenter:
     """The model of `config`, for a process that has `torch_threads` cores to itself."""
     if config.torch_threads:
         torch.set_num_threads(config.torch_threads)
-    return Segmenter.from_pretrained(config.model, config.dtype, config.device, config.engine)
+    return Segmenter.from_pretrained(config.model, config.dtype, config.device, config.engine, config.int8_weights)
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,8 @@ class Stepper:
     def prepare(self, request: Request, emit: Callable[[Event], None]) -> Running:
         """Checks a request and makes it ready for `add`. Events go to `emit`, from whoever calls `step`.
 
-        Raises InputError: `client_invalid`, `max_new_tokens_invalid`, `max_targets_invalid`, `photo_invalid`, `prompt_invalid`,
-        `prompt_too_long`.
+        Raises InputError: `client_invalid`, `deadline_invalid`, `max_new_tokens_invalid`, `max_targets_invalid`, `photo_invalid`,
+        `prompt_invalid`, `prompt_too_long`.
         """
         return self._limits.to_running(request, emit)
 
@@ -118,7 +118,12 @@ class Stepper:
 
     def _admit(self) -> None:
         while self._free_slots and (running := self._waiting.head()) is not None:
-            photo = self._photos.acquire(running.photo_key, running.num_photo_bytes)
+            try:
+                photo = self._photos.acquire(running.photo_key, running.num_photo_bytes)
+            except Exception as error:
+                self._waiting.pop()
+                self._end(running, "error", error)
+                continue
             if photo is None:
                 return
             self._waiting.pop()
@@ -200,16 +205,13 @@ class Stepper:
         stop = 0
         for running, num_rows in turn:
             start, stop = stop, stop + num_rows
-            if not all(is_finite[start:stop]):
-                self._end(running, "error", ModelError("the model gave hidden states that are not finite"))
+            try:
+                if not all(is_finite[start:stop]):
+                    raise ModelError("the model gave hidden states that are not finite")
+                self._pass(running, hidden[start:stop])
+            except Exception as error:
+                self._end(running, "error", error)
                 continue
-            was_prompt = running.num_prompt_rows > 0
-            running.pass_rows(num_rows)
-            if was_prompt:
-                self._keep_prefix(running)
-            else:
-                running.answer.add_states(hidden[start:stop])
-                self._go_on(running)
             if not running.ids and not running.answer.is_complete:
                 predicting.append(running)
                 last_rows.append(stop - 1)
@@ -226,10 +228,15 @@ class Stepper:
             except Exception as error:
                 self._end(running, "error", error)
 
-    def _keep_prefix(self, running: Running) -> None:
-        photo = running.photo
+    def _pass(self, running: Running, hidden: Tensor) -> None:
+        """The rows with the states `hidden` are in the request's slot: keeps a photo's complete keys, or an answer's states."""
+        photo, was_prompt = running.photo, running.num_prompt_rows > 0
         assert photo is not None
-        if photo.filler is running and running.num_rows >= running.num_prefix_rows:
+        running.pass_rows(len(hidden))
+        if not was_prompt:
+            running.answer.add_states(hidden)
+            self._go_on(running)
+        elif photo.filler is running and running.num_rows >= running.num_prefix_rows:
             photo.prefix_keys, photo.prefix_values = self._slots.read(running.slot, running.num_prefix_rows)
             photo.image_embeds = photo.filler = None
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from pixellm.settings import StrictModel
+from pixellm.train.engine_settings import EngineSettings
 
 Part = Literal["vision_tower", "projector", "language_model", "codebook", "mask_head"]
 PARTS: tuple[Part, ...] = ("vision_tower", "projector", "language_model", "codebook", "mask_head")
@@ -44,14 +45,25 @@ class LoraSettings(StrictModel):
     r: int = Field(default=8, gt=0)
     alpha: float = Field(default=16, gt=0)
     dropout: float = Field(default=0.05, ge=0, lt=1)
-    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    targets: tuple[str, ...] = Field(default=("q_proj", "v_proj"), min_length=1, description="names of the projections, in every layer")
+    token_tables: bool = Field(
+        default=False, description="train the language model's token tables too, as the released code does; else only the codebook's rows")
+
+
+class FailureSettings(StrictModel):
+    """What a run bears, and for how long, before it starts again from its last checkpoint or stops."""
+
+    storage_patience_s: float = Field(default=600, gt=0, description="how long a store that does not answer is asked again")
+    step_timeout_s: float = Field(default=1800, gt=0, description="a step that takes longer hangs: the workers say where, and start again")
+    loss_limit: float = Field(default=10, gt=1, description="a step whose loss is above so many times its running mean is skipped")
+    max_skipped_steps: int = Field(default=10, ge=0, description="skipped steps in a row that a run bears; one more stops it with a report")
 
 
 def _to_entry(value: object) -> object:
     return {"uri": value} if isinstance(value, str) else value
 
 
-class TrainConfig(StrictModel):
+class TrainConfig(EngineSettings):
     """One run. The same `run` below the same `storage` continues where its last checkpoint is."""
 
     run: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run, its folder below `storage`")
@@ -64,17 +76,12 @@ class TrainConfig(StrictModel):
     stream_memory_mb: float = Field(512, gt=0, description="micro-batches of a worker that wait in the object store")
 
     steps: int = Field(gt=0, description="optimiser steps of the whole run")
-    photos_per_micro_step: int = Field(8, gt=0, description="per worker")
-    accumulation: int = Field(1, gt=0, description="micro-steps of each worker per optimiser step; a run keeps workers x accumulation")
     max_conversations_per_photo: int = Field(3, gt=0)
     max_rejected_share: float = Field(0.05, ge=0, lt=1, description="share of rows that may be set aside before the run stops")
 
     learning_rates: LearningRates = LearningRates()
     warmup_steps: int = Field(100, ge=0)
     decay: Literal["linear", "cosine"] = "linear"
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = Field(0.0, ge=0)
-    clip_norm: float = Field(1.0, ge=0, description="0: no clipping")
     loss_weights: LossWeights = LossWeights()
     refinement_alpha: float = Field(2.0, ge=1)
     mask_loss_resolution: Literal["decoder", "photo"] = Field(
@@ -82,16 +89,18 @@ class TrainConfig(StrictModel):
     lora: LoraSettings | None = None
     frozen: tuple[Part, ...] = ()
 
-    precision: Literal["bf16", "fp32"] = "bf16"
-    zero_stage: Literal[0, 1, 2, 3] = 2
     num_workers: int = Field(2, gt=0)
+    min_workers: int | None = Field(None, gt=0, description="the run goes on with so few when nodes are lost, and grows again up to "
+                                                            "num_workers when others come; by default it waits for num_workers")
+    resize_check_s: float = Field(60, ge=0, description="how often a run that has min_workers looks for nodes that have come")
     cpus_per_worker: float = Field(0.75, gt=0, description="below 1 leaves a part of each core's reservation to Ray Data")
-    use_gpu: bool = False
     torch_threads: int = Field(1, gt=0, description="threads of each worker's tensor operations")
-    max_failures: int = Field(3, ge=0, description="worker failures after which the run resumes from its last checkpoint")
+    max_failures: int = Field(3, ge=-1, description="worker failures after which the run resumes from its last checkpoint; -1: any number")
+    failures: FailureSettings = FailureSettings()
 
     checkpoint_every_steps: int = Field(200, gt=0)
-    keep_last: int = Field(2, gt=0, description="checkpoints that stay on storage")
+    keep_last: int = Field(2, gt=0, description="newest checkpoints that stay on storage")
+    keep_best: int = Field(1, ge=0, description="checkpoints of the highest validation gIoU that stay besides")
     log_every_steps: int = Field(10, gt=0)
     seed: int = 0
 
@@ -99,6 +108,8 @@ class TrainConfig(StrictModel):
     def _something_is_trained(self) -> "TrainConfig":
         if not self.trained_parts:
             raise ValueError("every part is frozen or has a learning rate of 0: nothing would be trained")
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(f"min_workers is {self.min_workers}, num_workers {self.num_workers}; the second is the most that a run has")
         if self.lora is not None and "language_model" in self.frozen:
             raise ValueError("`lora` trains adapters in the language model, but it is in `frozen`; drop one of the two")
         return self

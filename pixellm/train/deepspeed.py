@@ -4,6 +4,7 @@ Full values depend neither on the number of workers nor on the ZeRO stage, which
 """
 
 import logging
+import math
 import os
 import warnings
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pixellm.train.config import TrainConfig
 from pixellm.train.parameters import ParameterGroup
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+REDUCE_BUCKET_SIZE = 500_000_000  # values, DeepSpeed's default; the bucket is allocated whole
 
 
 @dataclass(frozen=True)
@@ -43,20 +45,10 @@ def import_deepspeed(use_gpu: bool) -> ModuleType:
     return deepspeed
 
 
-def build_deepspeed_config(config: TrainConfig) -> dict[str, Any]:
-    """DeepSpeed's own configuration of a run. Gradients are accumulated in float32 wherever the stage can."""
-    values: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": config.photos_per_micro_step,
-        "gradient_accumulation_steps": config.accumulation,
-        "gradient_clipping": config.clip_norm,
-        "optimizer": {"type": "AdamW", "params": {
-            "torch_adam": True, "betas": list(config.betas), "eps": 1e-8, "weight_decay": config.weight_decay, "lr": 0.0}},
-        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": config.use_gpu},
-        "bf16": {"enabled": config.precision == "bf16"},
-        "steps_per_print": None,
-    }
-    if config.precision == "bf16" and config.zero_stage > 0:
-        values["data_types"] = {"grad_accum_dtype": "fp32"}
+def build_deepspeed_config(config: TrainConfig, num_trained: int) -> dict[str, Any]:
+    """DeepSpeed's configuration of a run that trains `num_trained` values: its buckets are no larger than what goes through them."""
+    values = config.to_deepspeed()
+    values["zero_optimization"].setdefault("reduce_bucket_size", min(num_trained, REDUCE_BUCKET_SIZE))
     return values
 
 
@@ -68,8 +60,11 @@ class Engine:
         deepspeed.init_distributed(dist_backend="nccl" if config.use_gpu else "gloo", auto_mpi_discovery=False, verbose=False)
         self.config, self.groups, self._deepspeed = config, groups, deepspeed
         self.parameters = {name: parameter for group in groups for name, parameter in group.parameters.items()}
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        num_trained = sum(parameter.numel() for parameter in self.parameters.values())
         self.engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=model, config=build_deepspeed_config(config),
+            model=model, config=build_deepspeed_config(config, num_trained),
             model_parameters=[{"params": list(group.parameters.values()), "lr": 0.0} for group in groups])
         for values in self.engine.basic_optimizer.state.values():  # stage 0 in bf16 has already counted an empty step
             values["step"] = torch.zeros_like(values["step"])
@@ -94,11 +89,17 @@ class Engine:
         self.engine.backward(loss, scale_wrt_gas=False)
 
     def step(self, learning_rate_factor: float) -> float | None:
-        """Ends a micro-step. The last one of an optimiser step updates the weights and returns the gradient's norm before clipping."""
+        """Ends a micro-step. The last one of an optimiser step updates the weights and returns the gradient's norm before clipping.
+
+        A gradient that is no number updates nothing: the norm that is returned is not finite then.
+        """
         is_update = self.engine.is_gradient_accumulation_boundary()
         for group, values in zip(self._optimizer.param_groups, self.groups, strict=True):
             group["lr"] = values.learning_rate * learning_rate_factor
         plain_norm = self._plain_norm() if is_update and self._is_plain and self.config.precision == "fp32" else None
+        if plain_norm is not None and not math.isfinite(plain_norm):  # the other stages and precisions do so by themselves
+            for parameter in self.parameters.values():
+                parameter.grad = None
         self.engine.step()
         if not is_update:
             return None

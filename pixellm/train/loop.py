@@ -7,12 +7,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import ray.train
 import torch
 import transformers
+from ray.train.collective import broadcast_from_rank_zero
 from torch import distributed
 from transformers import PreTrainedModel
 
@@ -21,86 +21,43 @@ from pixellm.data.mixture import lanes_of_worker
 from pixellm.data.prefetch import Prefetcher
 from pixellm.data.spans import read_mixture
 from pixellm.data.stream import BatchStream
-from pixellm.model.packing import unpack_batch
+from pixellm.errors import ConfigError, DivergedError, ModelError, PixelLMError
 from pixellm.model.processing_pixellm import PixelLMProcessor
 from pixellm.revision import git_revision
-from pixellm.storage import join_uri, local_copy, open_filesystem
+from pixellm.storage import join_uri, local_copy, write_bytes
 from pixellm.train.checkpoint import (
     RunProgress,
     TrainingCheckpoint,
-    checkpoint_name,
+    find_latest_checkpoint,
     get_random_state,
     read_checkpoint,
     set_random_state,
-    upload_checkpoint,
-    write_checkpoint,
 )
 from pixellm.train.config import TrainConfig
 from pixellm.train.deepspeed import Engine
-from pixellm.train.forward import forward_losses, weighted_loss
+from pixellm.train.guard import StepGuard
 from pixellm.train.parameters import parameter_table, select_parameters
+from pixellm.train.preemption import PreemptionNotice
+from pixellm.train.step import learning_rate_factor, optimiser_step
 from pixellm.train.telemetry import Interval, Telemetry, say
+from pixellm.train.watchdog import Watchdog, shared_store
+from pixellm.train.writer import CheckpointWriter, keep_trying
 
 MICRO_BATCHES_AHEAD = 4
 SET_ASIDE_SHOWN = 20
 
 
-def train_worker(settings: dict) -> None:
-    """Entry point of a worker. `settings`: `config` (TrainConfig as a dict) and `base_uri`, the model directory to start from."""
-    config = TrainConfig.model_validate(settings["config"])
-    TrainLoop(config, settings["base_uri"]).run()
+def train_worker(settings: dict) -> PixelLMError | None:
+    """Entry point of a worker. `settings`: `config` (TrainConfig as a dict) and `base_uri`, the model directory to start from.
 
-
-class Schedule(Protocol):
-    """What decides the learning rate."""
-
-    @property
-    def steps(self) -> int: ...
-    @property
-    def warmup_steps(self) -> int: ...
-    @property
-    def decay(self) -> str: ...
-
-
-def learning_rate_factor(step: int, config: Schedule) -> float:
-    """What the peak learning rates are multiplied by in step `step` (0-based): up linearly over the warm-up, then down to 0 at `steps`."""
-    if step < config.warmup_steps:
-        return (step + 1) / (config.warmup_steps + 1)
-    done = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
-    return 1 - done if config.decay == "linear" else 0.5 * (1 + math.cos(math.pi * done))
-
-
-def optimiser_step(engine: Engine, batches: list[MicroBatch], config: TrainConfig, factor: float) -> Interval:
-    """One optimiser step over this worker's micro-batches: the gradient is that of the whole global batch, however it is cut.
-
-    Text loss is divided by the answer tokens, bce and dice by the masks, of all micro-batches of all workers. Losses and counts of the
-    result are sums over all workers' micro-batches where they are counts, and this worker's own share where they are losses.
+    Returns the error of a run that starting again would not help; all workers meet it alike. Others are raised, and Ray starts again.
     """
-    counts = torch.tensor([[batch.num_answer_tokens, batch.num_masks, batch.num_photos, batch.num_tokens, len(batch.set_aside)]
-                           for batch in batches], dtype=torch.int64).sum(0).to(engine.device)
-    distributed.all_reduce(counts)
-    interval = Interval(1, 0.0, 0.0, 0.0, *counts.tolist())
-    scale = distributed.get_world_size()  # DeepSpeed averages gradients over workers, the losses below are shares of a global mean
-    tokens, masks = max(interval.num_answer_tokens, 1), max(interval.num_masks, 1)
-    sums = torch.zeros(3, device=engine.device)
-    times = {"forward": 0.0, "backward": 0.0, "optimizer": 0.0}
-    for batch in batches:
-        tensors = unpack_batch(batch.tensors, engine.device)
-        started = time.perf_counter()
-        losses = forward_losses(engine.forward, tensors, config)
-        loss = weighted_loss(losses, config.loss_weights, tokens, masks)
-        forwarded = time.perf_counter()
-        engine.backward(loss * scale)
-        sums += torch.stack([losses.text, losses.bce, losses.dice]).detach()
-        backwarded = time.perf_counter()
-        norm = engine.step(factor)
-        times["forward"] += forwarded - started
-        times["backward"] += backwarded - forwarded
-        times["optimizer"] += time.perf_counter() - backwarded
-    interval.text, interval.bce, interval.dice = sums.tolist()
-    interval.gradient_norm = norm if norm is not None else 0.0
-    interval.parts_s = times
-    return interval
+    config = TrainConfig.model_validate(settings["config"])
+    try:
+        TrainLoop(config, settings["base_uri"]).run()
+    except (ConfigError, ModelError, DivergedError) as error:
+        return error
+    return None
 
 
 class TrainLoop:
@@ -127,51 +84,71 @@ class TrainLoop:
         self.position = self.saved.position if self.saved else mixture.start(config.photos_per_micro_step)
         mixture.check(self.position, config.photos_per_micro_step)
         lanes = lanes_of_worker(self.rank, self.num_workers, num_lanes)
-        self.engine = Engine(model.train(), groups, config.model_copy(update={"accumulation": len(lanes)}))
+        self.micro_steps, self.num_lanes = math.ceil(num_lanes / self.num_workers), len(lanes)
+        self.engine = Engine(model.train(), groups, config.model_copy(update={"accumulation": self.micro_steps}))
         collator = Collator(processor, config.max_conversations_per_photo, config.seed, config.mask_loss_resolution)
         stream = BatchStream(mixture, lanes, self.position, collator, config.data_tasks_per_worker, config.stream_memory_mb)
-        self.micro_steps = len(lanes)
         self.batches = Prefetcher(stream, depth=MICRO_BATCHES_AHEAD)
         self._next_batch: Iterator[MicroBatch] = iter(self.batches)
         self._epoch = 0
-        self._counter = SetAsideCounter(config.max_rejected_share)
+        self._counter = SetAsideCounter(config.max_rejected_share, **(self.saved.progress.set_aside if self.saved else {}))
+        self.guard = StepGuard(config.failures, **(self.saved.progress.guard if self.saved else {}))
         self.telemetry = None if self.rank else Telemetry(
             config.run_uri, config.run, config.steps, config.loss_weights.model_dump(), first_step=self.step)
+        self.writer = None if self.telemetry is None else CheckpointWriter(
+            config.run_uri, config.keep_last, config.keep_best, config.failures.storage_patience_s, before=self.telemetry.upload)
+        self.preemption = PreemptionNotice()
 
     def run(self) -> None:
-        """Train to the last step, with a checkpoint at the configured steps and at the end."""
+        """Train to the last step, with a checkpoint at the configured steps, before a preemption, and at the end."""
         config, interval = self.config, Interval()
+        watchdog = Watchdog(self.rank, self.num_workers, config.failures.step_timeout_s, shared_store(), self._keep_report)
         try:
             while self.step < config.steps:
+                watchdog.beat(self.step + 1)
+                if self.writer is not None:
+                    self.writer.check()
                 started = time.perf_counter()
-                batches = [next(self._next_batch) for _ in range(self.micro_steps)]
+                batches = [next(self._next_batch) for _ in range(self.num_lanes)]
+                num_repeated = self.micro_steps - self.num_lanes
                 waited_s = time.perf_counter() - started
                 if self.saved is not None:
-                    self._restore(self.saved, batches)
+                    self._restore(self.saved, batches + batches[-1:] * num_repeated)
                     self.saved = None
                 factor = learning_rate_factor(self.step, config)
-                taken = optimiser_step(self.engine, batches, config, factor)
+                taken = optimiser_step(self.engine, batches + batches[-1:] * num_repeated, config, factor, self.guard, num_repeated,
+                                       asks=self.rank == 0 and self.preemption.is_due())
                 self.step += 1
-                self._note(batches)
+                self.guard.note(self.step, taken.total(config.loss_weights.model_dump()), was_taken=not taken.num_skipped)
+                self._note(batches, taken)
                 taken.parts_s["data_wait"], taken.wall_s = waited_s, time.perf_counter() - started
                 interval.add(taken)
-                if self.step % config.log_every_steps == 0 or self.step == config.steps:
+                is_last = self.step == config.steps
+                if self.step % config.log_every_steps == 0 or is_last:
                     self._log(interval, factor)
                     interval = Interval()
-                if self.step % config.checkpoint_every_steps == 0 or self.step == config.steps:
-                    self._save()
+                leaves = bool(taken.num_asking) and self.preemption.has_come()
+                if self.step % config.checkpoint_every_steps == 0 or is_last or leaves:
+                    self._save(is_urgent=is_last or leaves)
+            if self.writer is not None:
+                self.writer.finish()
         finally:
+            watchdog.close()
             self.batches.close()
+            if self.writer is not None:
+                self.writer.abandon()
             if self.telemetry is not None:
                 self.telemetry.close()
 
     def _read_saved(self) -> TrainingCheckpoint | None:
-        latest = ray.train.get_checkpoint()
-        if latest is None:
+        """The latest finished checkpoint, as the first worker finds it: what is on storage counts, whoever wrote it."""
+        run_uri, patience_s = self.config.run_uri, self.config.failures.storage_patience_s
+        found = keep_trying(lambda: find_latest_checkpoint(run_uri), patience_s, f"looking into {run_uri}") if self.rank == 0 else None
+        uri = broadcast_from_rank_zero(found)
+        if uri is None:
             return None
-        uri = join_uri(self.config.run_uri, Path(latest.path).name)
         with tempfile.TemporaryDirectory(prefix="pixellm-resume-") as folder:
-            saved = read_checkpoint(uri, Path(folder))
+            saved = keep_trying(lambda: read_checkpoint(uri, Path(folder)), patience_s, f"reading {uri}")
         if self.rank == 0:
             say(f"resuming {self.config.run} after step {saved.progress.step} from {uri}")
         return saved
@@ -183,47 +160,46 @@ class TrainLoop:
         if self.rank < len(saved.random_states):
             set_random_state(saved.random_states[self.rank])
 
-    def _note(self, batches: list[MicroBatch]) -> None:
+    def _note(self, batches: list[MicroBatch], taken: Interval) -> None:
         self.position = replace(self.position, batches_per_lane=self.position.batches_per_lane + 1)
         self._epoch = batches[-1].consumed[-1][0]
-        for batch in batches:
-            for each in batch.set_aside[:max(0, SET_ASIDE_SHOWN - self._counter.num_set_aside)]:
-                say(f"set aside {each.key}: {each.reason}: {each.detail}")
-            self._counter.add(batch)
+        set_aside = [each for batch in batches for each in batch.set_aside]
+        for each in set_aside[:max(0, SET_ASIDE_SHOWN - self._counter.num_set_aside)]:
+            say(f"set aside {each.key}: {each.reason}: {each.detail}")
+        self._counter.add(self.position.num_lanes * self.position.rows_per_batch, taken.num_set_aside, set_aside)
 
     def _log(self, interval: Interval, factor: float) -> None:
-        """Bring the losses (sums) and times (means) of all workers together; rank 0 writes them."""
+        """Bring the times (means) of all workers together; rank 0 writes them."""
         names = sorted(interval.parts_s)
-        values = torch.tensor([interval.text, interval.bce, interval.dice] + [interval.parts_s[name] / self.num_workers for name in names],
+        values = torch.tensor([interval.parts_s[name] / self.num_workers for name in names],
                               dtype=torch.float64 if not self.config.use_gpu else torch.float32, device=self.engine.device)
         distributed.all_reduce(values)
         if self.telemetry is not None:
-            interval.text, interval.bce, interval.dice = values[:3].tolist()
-            interval.parts_s = dict(zip(names, values[3:].tolist(), strict=True))
+            interval.parts_s = dict(zip(names, values.tolist(), strict=True))
             self.telemetry.write(self.step, interval, factor, epoch=self._epoch)
 
-    def _save(self) -> None:
-        """All workers give their part; rank 0 writes, uploads and reports."""
+    def _save(self, is_urgent: bool) -> None:
+        """All workers give their part and go on; rank 0 writes it in a thread. An urgent one waits until it is complete.
+
+        While the one before is still on its way (storage is slow, or does not answer) one that is not urgent is left out.
+        """
+        if broadcast_from_rank_zero(self.writer is not None and self.writer.is_busy and not is_urgent):
+            if self.rank == 0:
+                say(f"no checkpoint at step {self.step}: the one before is still being uploaded")
+            return
         state = self.engine.gather_state()
         random_states: list = [None] * self.num_workers
         distributed.gather_object(get_random_state(), random_states if self.rank == 0 else None)
-        if self.telemetry is None:
-            ray.train.report({"step": self.step})
+        if self.writer is None:
             return
-        progress = RunProgress(self.step, state.num_updates, self._epoch, self.num_workers, git_revision())
-        with tempfile.TemporaryDirectory(prefix="pixellm-checkpoint-") as folder:
-            write_checkpoint(Path(folder), TrainingCheckpoint(progress, state, self.position, random_states, self.config))
-            ray.train.report({"step": self.step}, checkpoint=ray.train.Checkpoint.from_directory(folder),
-                             checkpoint_dir_name=checkpoint_name(self.step), checkpoint_upload_fn=self._upload,
-                             delete_local_checkpoint_after_upload=False)
-        self.telemetry.upload()
-        say(f"checkpoint {join_uri(self.config.run_uri, checkpoint_name(self.step))}")
+        progress = RunProgress(self.step, state.num_updates, self._epoch, self.num_workers, git_revision(), self.guard.state,
+                               self._counter.state)
+        self.writer.submit(TrainingCheckpoint(progress, state, self.position, random_states, self.config))
+        if is_urgent:
+            self.writer.finish()
 
-    def _upload(self, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
-        uri = join_uri(self.config.run_uri, name)
-        upload_checkpoint(Path(checkpoint.path), uri)
-        filesystem, path = open_filesystem(uri)
-        return ray.train.Checkpoint(path, filesystem)
+    def _keep_report(self, text: str) -> None:
+        write_bytes(join_uri(self.config.run_uri, "hangs", f"step_{self.step + 1:08d}_rank_{self.rank}.txt"), text.encode())
 
 
 def load_base(uri: str) -> tuple[PreTrainedModel, PixelLMProcessor]:

@@ -1,5 +1,6 @@
 """What is trained: parts of the model by parameter name, adapters on the language model, and the table that says so at the start."""
 
+import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,21 +34,29 @@ def part_of(name: str) -> Part:
 def select_parameters(model: nn.Module, config: TrainConfig) -> list[ParameterGroup]:
     """Adds the adapters that `config` asks for, sets `requires_grad` everywhere, and groups what is trained by part.
 
-    Not trained: parts that are frozen or at learning rate 0, the language model's own weights beside adapters, and tower layers
-    whose output nothing reads (deeper than the deepest feature layer). Every parameter in the groups receives a gradient.
+    Not trained: parts that are frozen or at learning rate 0, the language model's own weights beside adapters (but for its token tables
+    where `lora.token_tables` says so), and tower layers whose output nothing reads (deeper than the deepest feature layer). Every
+    parameter in the groups receives a gradient.
     """
     if config.lora is not None:
         add_adapters(model.language_model, config.lora)
+    beside_adapters = set(_token_tables(model)) if config.lora is not None and config.lora.token_tables else set()
     unread = set(unread_tower_parameters(model))
     groups: dict[Part, dict[str, nn.Parameter]] = {part: {} for part in config.trained_parts}
     for name, parameter in model.named_parameters():
         part = part_of(name)
         adapted = config.lora is not None and part == "language_model"
-        is_trained = part in groups and name not in unread and (not adapted or "lora_" in name)
+        is_trained = part in groups and name not in unread and (not adapted or "lora_" in name or name in beside_adapters)
         parameter.requires_grad_(is_trained)
         if is_trained:
             groups[part][name] = parameter
     return [ParameterGroup(part, getattr(config.learning_rates, part), found) for part, found in groups.items() if found]
+
+
+def _token_tables(model: nn.Module) -> list[str]:
+    """Names of the language model's input and output table, one name where they are tied."""
+    tables = [model.language_model.get_input_embeddings().weight, model.language_model.get_output_embeddings().weight]
+    return [name for name, parameter in model.named_parameters() if any(parameter is table for table in tables)]
 
 
 def unread_tower_parameters(model: nn.Module) -> Iterator[str]:
@@ -79,13 +88,15 @@ def parameter_table(model: nn.Module, groups: list[ParameterGroup]) -> str:
 
 
 def add_adapters(language_model: nn.Module, lora: LoraSettings) -> None:
-    """Puts LoRA adapters on the named projections, in place. Raises ModelError when none of them exists."""
+    """Puts LoRA adapters on the named projections, in place. Raises ModelError that names the nearest where one does not exist."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    names = {name.rpartition(".")[2] for name, module in language_model.named_modules() if isinstance(module, nn.Linear)}
-    missing = [target for target in lora.targets if target not in names]
-    if missing:
-        raise ModelError(f"lora.targets {', '.join(missing)} are not in the language model, its projections are {', '.join(sorted(names))}")
+    names = sorted({name.rpartition(".")[2] for name, module in language_model.named_modules() if isinstance(module, nn.Linear)})
+    for target in lora.targets:
+        if target not in names:
+            nearest = difflib.get_close_matches(target, names, n=1, cutoff=0.0)[0]
+            raise ModelError(f"lora.targets names {target!r}, which the language model has not; did you mean {nearest!r}? "
+                             f"Its projections are {', '.join(names)}")
     settings = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets), bias="none")
     inject_adapter_in_model(settings, language_model)
 

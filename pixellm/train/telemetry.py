@@ -26,6 +26,8 @@ class Interval:
     num_photos: int = 0
     num_tokens: int = 0
     num_set_aside: int = 0
+    num_asking: int = 0  # workers that ask all others for something outside of steps
+    num_skipped: int = 0  # steps that changed nothing
     gradient_norm: float = 0.0
     wall_s: float = 0.0
     parts_s: dict[str, float] = field(default_factory=dict)  # mean over workers: data_wait, forward, backward, optimizer
@@ -41,6 +43,10 @@ class Interval:
         """Mean text loss per answer token, bce and dice per mask."""
         tokens, masks = max(self.num_answer_tokens, 1), max(self.num_masks, 1)
         return {"text": self.text / tokens, "bce": self.bce / masks, "dice": self.dice / masks}
+
+    def total(self, weights: dict[str, float]) -> float:
+        """Their weighted sum, which is trained."""
+        return sum(weights[name] * value for name, value in self.losses().items())
 
 
 class Telemetry:
@@ -71,7 +77,7 @@ class Telemetry:
         """Every value that is recorded, by TensorBoard tag."""
         losses, wall_s, steps = interval.losses(), max(interval.wall_s, 1e-9), max(interval.num_steps, 1)
         values = {f"loss/{name}": value for name, value in losses.items()}
-        values["loss/total"] = sum(self.loss_weights[name] * value for name, value in losses.items())
+        values["loss/total"] = interval.total(self.loss_weights)
         values |= {
             "optimizer/learning_rate_factor": learning_rate_factor,
             "optimizer/gradient_norm": interval.gradient_norm / steps,
@@ -80,6 +86,7 @@ class Telemetry:
             "speed/step_s": interval.wall_s / steps,
             "speed/data_wait_share": interval.parts_s.get("data_wait", 0.0) / wall_s,
             "data/set_aside": interval.num_set_aside,
+            "optimizer/skipped_steps": interval.num_skipped,
         }
         return values | {f"time_s/{part}": seconds / steps for part, seconds in interval.parts_s.items()}
 
@@ -90,7 +97,8 @@ class Telemetry:
                 f"  lr x{scalars['optimizer/learning_rate_factor']:.3f}  grad {scalars['optimizer/gradient_norm']:.2f}"
                 f"  {scalars['speed/images_per_s']:.1f} images/s  {scalars['speed/tokens_per_s']:.0f} tokens/s"
                 f"  data wait {scalars['speed/data_wait_share']:.0%}  {format_duration(left_s)} left")
-        return line + (f"  {interval.num_set_aside} set aside" if interval.num_set_aside else "")
+        line += f"  {interval.num_set_aside} set aside" if interval.num_set_aside else ""
+        return line + (f"  {interval.num_skipped} STEPS SKIPPED" if interval.num_skipped else "")
 
     def upload(self) -> None:
         """Bring the event files to the run's folder."""

@@ -33,7 +33,7 @@ from pixellm.model.processing_pixellm import PixelLMImageProcessor
 from pixellm.photos import upright_rgb
 from pixellm.settings import StrictModel
 from pixellm.storage import join_uri, open_filesystem
-from pixellm.train.loop import learning_rate_factor
+from pixellm.train.step import learning_rate_factor
 from pixellm.train.telemetry import format_duration
 
 BATCHES_AHEAD = 4

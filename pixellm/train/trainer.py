@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pixellm.data.manifest import read_manifest
 from pixellm.data.prompts import ANSWERS, QUESTIONS
 from pixellm.data.sources import shapes_questions
 from pixellm.data.stream import READ_CPUS
+from pixellm.errors import PixelLMError
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor, presets
 from pixellm.storage import exists, join_uri, open_filesystem, upload_folder
 from pixellm.train.checkpoint import checkpoint_step, find_latest_checkpoint
@@ -33,7 +34,8 @@ class TrainResult:
 def train(config: TrainConfig) -> TrainResult:
     """Run, or go on with, `config.run` until its last step. A Ray cluster must be connected.
 
-    Raises ShardError and StorageError before any worker starts, where the data or the storage are wrong.
+    Raises ShardError and StorageError before any worker starts, where the data or the storage are wrong; ConfigError and ModelError when
+    the run's checkpoint is of other data or another model; DivergedError.
     """
     latest = find_latest_checkpoint(config.run_uri)
     if latest is not None and (done := checkpoint_step(latest)) >= config.steps:
@@ -42,7 +44,9 @@ def train(config: TrainConfig) -> TrainResult:
         read_manifest(entry.uri)
     _warn_if_short(config)
     base_uri = prepare_base(config)
-    build_trainer(config, base_uri).fit()
+    stopped = build_trainer(config, base_uri).fit().return_value
+    if isinstance(stopped, PixelLMError):
+        raise stopped
     latest = find_latest_checkpoint(config.run_uri)
     assert latest is not None, "a finished run has a checkpoint of its last step"
     return TrainResult(latest, checkpoint_step(latest), was_done=False)
@@ -78,25 +82,28 @@ def base_uri_of(config: TrainConfig) -> str:
 
 
 def build_trainer(config: TrainConfig, base_uri: str) -> TorchTrainer:
-    """The Ray Train (V2) trainer of a run: same name and storage resume it, also after a worker is lost."""
+    """The Ray Train (V2) trainer of a run. It starts the workers, again after a failure and with other numbers of them; checkpoints are
+    ours: workers go on from what is on storage."""
     filesystem, path = open_filesystem(config.storage_uri)
     resources = {"CPU": config.cpus_per_worker} | ({"GPU": 1.0} if config.use_gpu else {})
     return TorchTrainer(
         train_worker,
         train_loop_config={"config": config.model_dump(mode="json"), "base_uri": base_uri},
         torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=resources),
+        scaling_config=ScalingConfig(
+            num_workers=config.num_workers if config.min_workers is None else (config.min_workers, config.num_workers),
+            elastic_resize_monitor_interval_s=config.resize_check_s, use_gpu=config.use_gpu, resources_per_worker=resources),
         run_config=RunConfig(
             name=config.run, storage_path=path, storage_filesystem=filesystem,
-            checkpoint_config=CheckpointConfig(num_to_keep=config.keep_last),
             failure_config=FailureConfig(max_failures=config.max_failures)))
 
 
 def _warn_if_short(config: TrainConfig) -> None:
     """A run that does not fit waits for nodes to come; where none will, it waits for ever. Say so."""
     total = ray.cluster_resources()
-    needed = {"CPU": config.num_workers * config.cpus_per_worker + READ_CPUS, "GPU": float(config.num_workers * config.use_gpu)}
+    num_workers = config.min_workers or config.num_workers
+    needed = {"CPU": num_workers * config.cpus_per_worker + READ_CPUS, "GPU": float(num_workers * config.use_gpu)}
     for name, amount in needed.items():
         if amount > total.get(name, 0):
-            print(f"waiting for nodes: {config.num_workers} workers and their reading need {amount:g} {name}, the cluster has "
+            print(f"waiting for nodes: {num_workers} workers and their reading need {amount:g} {name}, the cluster has "
                   f"{total.get(name, 0):g}; where no node will join, lower num_workers or cpus_per_worker", flush=True)

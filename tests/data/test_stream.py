@@ -52,7 +52,7 @@ def test_an_object_that_cannot_be_read_is_tried_again_and_then_named(folder, mon
             raise OSError("the store is away")
         return opened(uri)
 
-    monkeypatch.setattr(spans.time, "sleep", pauses.append)
+    monkeypatch.setattr(spans, "sleep", pauses.append)
     monkeypatch.setattr(spans, "open_filesystem", fails_twice)
     assert read_span(span, 0).equals(whole) and pauses == [1.0, 2.0]
     monkeypatch.setattr(spans, "open_filesystem", opened)

@@ -85,6 +85,27 @@ def test_a_prefix_that_cannot_be_copied_ends_its_own_request_only(model, stepper
     assert max(each.check(may_be_cut=False) for each in (first, last)) < MASK_TOLERANCE
 
 
+@pytest.mark.parametrize("part", ["acquire", "add_states"])
+def test_a_mistake_in_admission_or_with_states_ends_its_own_request_only(model, stepper, monkeypatch, part):
+    photos, events = mini_photos(model, 2), []
+    good = [ask(stepper, some_request(photos[0]))]
+    broken = stepper.prepare(some_request(photos[1], 9, sampler=Scripted([model.config.codebook_token_ids[0], 5, 5])), events.append)
+    acquire = stepper._photos.acquire
+
+    def fail(*args):
+        raise KeyError("a mistake")
+
+    if part == "acquire":
+        monkeypatch.setattr(stepper._photos, part, lambda key, size: (fail if key == broken.photo_key else acquire)(key, size))
+    else:
+        monkeypatch.setattr(broken.answer, part, fail)
+    stepper.add(broken)
+    good.append(ask(stepper, some_request(photos[0], 9, [8])))
+    run(stepper)
+    assert events[-1].reason == "error" and isinstance(events[-1].error, KeyError)
+    assert max(each.check(may_be_cut=False) for each in good) < MASK_TOLERANCE
+
+
 def test_masks_that_cannot_be_decoded_together_are_decoded_alone(model, stepper, monkeypatch):
     decode = stepper._masks._decoder.decode
 
@@ -113,6 +134,7 @@ def test_masks_that_cannot_be_decoded_together_are_decoded_alone(model, stepper,
     ({"prompt_ids": [-1] + [MINI_VOCABULARY] * 4 + [5]}, "prompt_invalid"),
     ({"prompt_ids": [MINI_VOCABULARY] * 4 + [5.0]}, "prompt_invalid"),
     ({"client": None}, "client_invalid"),
+    ({"deadline_s": "soon"}, "deadline_invalid"),
 ])
 def test_requests_that_cannot_be_answered_are_refused(model, stepper, change, code):
     request = some_request(mini_photos(model, 1)[0], 56)

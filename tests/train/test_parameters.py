@@ -41,9 +41,9 @@ def test_frozen_parts_and_unread_layers_do_not_train(model):
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"frozen": ["vision_tower", "projector"]}, {"lora": {"r": 2}, "frozen": ["vision_tower"]},
+    {}, {"frozen": ["vision_tower", "projector"]}, {"lora": {"r": 2}, "frozen": ["vision_tower"]}, {"lora": {"r": 2, "token_tables": True}},
     {"frozen": ["vision_tower", "projector", "language_model", "codebook"]}, {"frozen": ["mask_head"], "mask_loss_resolution": "photo"}],
-    ids=["everything", "frozen", "lora", "mask head", "no mask head"])
+    ids=["everything", "frozen", "lora", "tables", "mask head", "no mask head"])
 def test_the_losses_reach_exactly_what_is_promised(model, changes):
     """Every promised parameter gets a gradient that is not 0, and no other gets any."""
     config = make_config(**changes)
@@ -91,5 +91,12 @@ def test_merged_adapters_compute_the_same(model):
 
 
 def test_adapters_on_a_projection_that_is_not_there(model):
-    with pytest.raises(ModelError, match=r"query_key_value are not in the language model, its projections are .*q_proj"):
-        add_adapters(model.language_model, LoraSettings(targets=("query_key_value",)))
+    with pytest.raises(ModelError, match=r"names 'gate_projection', which .* did you mean 'gate_proj'\? Its projections are .*q_proj"):
+        add_adapters(model.language_model, LoraSettings(targets=("q_proj", "gate_projection")))
+
+
+def test_token_tables_beside_adapters(model):
+    tables = {"language_model.model.embed_tokens.weight", "language_model.lm_head.weight"}
+    language = next(group for group in select_parameters(model, make_config(lora={"r": 2, "token_tables": True}))
+                    if group.part == "language_model")
+    assert {name for name in language.parameters if "lora_" not in name} == tables

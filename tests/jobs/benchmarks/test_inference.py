@@ -40,7 +40,7 @@ def test_all_contenders_give_the_same_masks(model):
 
 
 def test_a_run_gives_all_keys_tables_and_the_picture(model, monkeypatch, tmp_path):
-    monkeypatch.setattr(inference, "build_standard_model", lambda dtype: model)
+    monkeypatch.setattr(inference, "build_model", lambda size, dtype, device: model)
     result = inference.run(inference.Config(suite="inference", quick=True, output=str(tmp_path), threads=1))
     assert result.headline.keys() >= {
         "speedup_vs_naive_1", "speedup_vs_naive_16", "speedup_vs_naive_16_on_2", "speedup_vs_generate_one", "speedup_vs_generate_static",

@@ -1,10 +1,12 @@
-"""One optimiser step: what the gradient is divided by, and that a saved state goes on where it was, whatever the stage."""
+"""One optimiser step: what the gradient is divided by, which steps are left out, and that a saved state goes on at any stage."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from pixellm.train.loop import learning_rate_factor, optimiser_step
+from pixellm.train.guard import StepGuard
+from pixellm.train.step import learning_rate_factor, optimiser_step
 from tests.train.examples import NUM_PHOTOS, build_engine, largest_difference, make_batch, make_config
 
 PHOTOS = list(range(NUM_PHOTOS))
@@ -67,6 +69,53 @@ def test_a_state_goes_on_at_another_stage(process_group, saved_stage, loaded_sta
     resumed.load_state(state)
     assert resumed.gather_state().num_updates == state.num_updates == 2
     assert [optimiser_step(resumed, batches, config, factor=1.0).text for _ in range(3)] == pytest.approx(expected, rel=1e-6)
+
+
+def spoiled(batch):
+    """The batch with pixels that are no numbers."""
+    return replace(batch, tensors=batch.tensors | {"pixel_std": batch.tensors["pixel_std"] * math.nan})
+
+
+@pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (0, "bf16"), (2, "bf16")])
+def test_a_step_that_is_no_number_changes_nothing(process_group, stage, precision):
+    """Losses of the steps around it equal those of a run that never had it, also where the bad micro-batch comes first."""
+    config = make_config(zero_stage=stage, precision=precision, accumulation=2)
+    good, bad = [make_batch(PHOTOS[1:2]), make_batch(PHOTOS[2:3])], spoiled(make_batch(PHOTOS[3:]))
+    engine, guard = build_engine(config), StepGuard(config.failures)
+    expected = [optimiser_step(engine, good, config, factor=1.0, guard=guard).text for _ in range(3)]
+
+    engine = build_engine(config)
+    found = []
+    for batches in (good, [bad, good[0]], good, [good[1], bad], good):
+        taken = optimiser_step(engine, batches, config, factor=1.0, guard=guard)
+        if batches is good:
+            assert not taken.num_skipped and taken.gradient_norm > 0
+            found.append(taken.text)
+        else:
+            assert (taken.num_skipped, taken.gradient_norm) == (1, 0.0) and math.isnan(taken.text)
+    assert found == expected and engine.gather_state().num_updates == 3
+
+
+def test_a_step_that_the_guard_refuses_changes_nothing(process_group):
+    config = make_config(failures={"loss_limit": 1.5})
+    batches = [make_batch(PHOTOS)]
+    engine = build_engine(config)
+    loss = optimiser_step(engine, batches, config, factor=1.0).total(config.loss_weights.model_dump())
+    before = engine.gather_state()
+    strict = StepGuard(config.failures, mean_loss=loss / 2, num_losses=100)
+    assert optimiser_step(engine, batches, config, factor=1.0, guard=strict).num_skipped == 1
+    after = engine.gather_state()
+    assert largest_difference(before.parameters, after.parameters) == 0 and after.num_updates == 1
+
+
+def test_a_repeated_micro_batch_counts_nothing(process_group):
+    whole, one = gradients(make_config(), [make_batch(PHOTOS)])
+    config = make_config(accumulation=2)
+    engine = build_engine(config)
+    taken = optimiser_step(engine, [make_batch(PHOTOS)] * 2, config, factor=1.0, num_repeated=1, asks=True)
+    found = {name: value / (1 - config.betas[0]) for name, value in engine.gather_state().moments["exp_avg"].items()}
+    assert largest_difference(whole, found) < 2e-5 and max(float(value.abs().max()) for value in whole.values()) > 0.1
+    assert (taken.num_photos, taken.num_asking, one.num_asking) == (NUM_PHOTOS, 1, 0) and taken.text == pytest.approx(one.text, rel=1e-6)
 
 
 def test_learning_rate_rises_then_falls():
