@@ -11,7 +11,7 @@ import ray
 from pixellm.errors import PixelLMError
 from pixellm.settings import parse_command_line
 from pixellm.train.config import TrainConfig
-from pixellm.train.telemetry import format_duration
+from pixellm.train.console import format_duration
 from pixellm.train.trainer import train
 
 

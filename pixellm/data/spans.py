@@ -15,7 +15,7 @@ from pixellm.data.schema import Row
 from pixellm.errors import ShardError
 from pixellm.storage import join_uri, open_filesystem, run_parallel
 
-READ_ATTEMPTS, FIRST_PAUSE_S = 5, 1.0  # of an object that cannot be read; each pause is twice the one before
+READ_ATTEMPTS, FIRST_PAUSE_S = 7, 1.0  # of an object that cannot be read; each pause is twice the one before: a minute in all
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ from pixellm.model.processing_pixellm import PixelLMImageProcessor
 from pixellm.photos import upright_rgb
 from pixellm.settings import StrictModel
 from pixellm.storage import join_uri, open_filesystem
+from pixellm.train.console import format_duration
 from pixellm.train.step import learning_rate_factor
-from pixellm.train.telemetry import format_duration
 
 BATCHES_AHEAD = 4
 PATCH_WEIGHTS = (0.3, 2.0)  # of a patch that shows nothing named, and of one that is covered whole

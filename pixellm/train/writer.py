@@ -10,8 +10,8 @@ from typing import TypeVar
 from pixellm.errors import StorageUnavailableError
 from pixellm.storage import join_uri
 from pixellm.train.checkpoint import TrainingCheckpoint, checkpoint_name, upload_checkpoint, write_checkpoint
+from pixellm.train.console import say
 from pixellm.train.retention import remove_unneeded
-from pixellm.train.telemetry import say
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 15.0
 ABANDON_TIMEOUT_S = 20.0

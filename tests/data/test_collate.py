@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from pixellm.data.collate import Collator, SetAsideCounter
-from pixellm.data.schema import Conversation, build_region
+from pixellm.data.schema import TASKS, Conversation, build_region
 from pixellm.data.sources.shapes import ShapesSource
 from pixellm.data.spans import StreamedRow
 from pixellm.errors import RowError, TooManyRejectedError
@@ -141,7 +141,7 @@ def test_what_travels_packed_is_what_the_model_takes():
         conversations = [replace(each, photo_index=i) for i, example in enumerate(examples) for each in example.conversations]
         packed = collator.build(stream(rows)).tensors
         found, wanted = unpack_batch(packed), processor.collate([example.photo for example in examples], conversations, resolution)
-        assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+        assert found.keys() - wanted.keys() == {"task_index"} and all(torch.equal(found[name], wanted[name]) for name in wanted)
         assert {packed[name].dtype for name in ("pixels", "target_masks", "target_valid")} == {torch.uint8}
     images, mask = processor.image_processor, np.zeros((70, 90), bool)
     mask[11:50, 7:31] = True
@@ -183,3 +183,11 @@ def test_a_large_photo_is_decoded_at_a_scale():
     small = io.BytesIO()
     photo.resize((2 * side, side)).save(small, "JPEG")
     assert decode_photo(small.getvalue(), side)[0].size == (2 * side, side), "a photo that is not large is decoded in full"
+
+
+def test_each_conversation_carries_its_task():
+    long = Conversation(question="why " * 400, answer="No.", targets=[], task="vqa")
+    rows = [make_row(0), make_row(1)]
+    rows[1]["conversations"] = [long, Conversation(question="Cat?", answer="The cat {seg}.", targets=[[0]], task="referring")]
+    tasks = make_collator().build(stream(rows)).tensors["task_index"]
+    assert [TASKS[index] for index in tasks.tolist()] == ["reasoning", "referring"], "one that is set aside is not in it"

@@ -57,7 +57,7 @@ def test_an_object_that_cannot_be_read_is_tried_again_and_then_named(folder, mon
     assert read_span(span, 0).equals(whole) and pauses == [1.0, 2.0]
     monkeypatch.setattr(spans, "open_filesystem", opened)
     lost = Span(RowGroup(f"{folder}/shard-09999.parquet", 0, 4, 100), 0, 0, 0, 4)
-    with pytest.raises(ShardError, match=r"cannot read row group 0 of .*shard-09999.parquet in 5 attempts"):
+    with pytest.raises(ShardError, match=r"cannot read row group 0 of .*shard-09999.parquet in 7 attempts"):
         read_span(lost, 0)
 
 

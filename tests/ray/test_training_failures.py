@@ -6,6 +6,7 @@ import time
 import psutil
 import pytest
 
+from pixellm.storage import list_files, read_bytes
 from tests.ray.training_runs import TrainingRun, compare, kill_tree, training_workers, write_scenes
 
 pytestmark = pytest.mark.ray
@@ -84,3 +85,21 @@ def test_a_job_that_is_killed_goes_on_when_it_is_submitted_again(local_ray, shar
     record_result("failures_job_resubmitted", {"kills": 2, "steps": 8, "workers": 1, "resumed_after_steps": run.resumed_after(),
                                                **differences})
     assert len(run.resumed_after()) == 2 and differences == UNDISTURBED
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_hang_is_named_and_the_run_goes_on(local_ray, shards, storage, record_result):
+    """A stopped process: it neither fails nor answers."""
+    timeout_s = 60.0
+    run = TrainingRun("hanging", shards, storage, 2, steps=40, checkpoint_every_steps=2,
+                      failures=f"{{step_timeout_s: {timeout_s}, storage_patience_s: 30}}")
+    run.wait_for(lambda: run.newest() >= 2 and len(training_workers()) == 2, "a first checkpoint")
+    num_resumed, stopped_at = len(run.resumed_after()), time.monotonic()
+    training_workers()[-1].suspend()
+    run.wait_for(lambda: len(run.resumed_after()) > num_resumed, "the start after the hang")
+    resume_s = round(time.monotonic() - stopped_at, 1)
+    run.finish()
+    reports = [read_bytes(uri).decode() for uri in list_files(f"{run.uri}/hangs")]
+    record_result("failures_hang", {"step_timeout_s": timeout_s, "resume_s": resume_s, "report": reports[-1:], "steps": 40})
+    assert any("does not answer" in report and "waits for the others at step" in report for report in reports), reports
