@@ -59,6 +59,13 @@ class FailureSettings(StrictModel):
     loss_limit: float = Field(default=10, gt=1, description="a step whose loss is above so many times its running mean is skipped")
     max_skipped_steps: int = Field(default=10, ge=0, description="skipped steps in a row that a run bears; one more stops it with a report")
 
+    @model_validator(mode="after")
+    def _a_store_that_is_away_is_no_hang(self) -> "FailureSettings":
+        if self.step_timeout_s <= self.storage_patience_s:
+            raise ValueError(f"step_timeout_s is {self.step_timeout_s:g}, storage_patience_s {self.storage_patience_s:g}: waiting for a "
+                             "store would be taken for a hang; make the first one longer")
+        return self
+
 
 def _to_entry(value: object) -> object:
     return {"uri": value} if isinstance(value, str) else value
