@@ -5,6 +5,7 @@ its reason and counted; training goes on until the share of such rows is above t
 """
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from pixellm.data.prompts import fill_conversation
 from pixellm.data.schema import TASKS, Row, region_rle
-from pixellm.data.stream import StreamedRow
+from pixellm.data.spans import StreamedRow
 from pixellm.errors import ModelError, RowError, TooManyRejectedError
 from pixellm.masks import rle_to_mask, union_rles
 from pixellm.model.processing_pixellm import IGNORED_LABEL, MaskResolution, PixelLMImageProcessor, TrainingConversation
@@ -169,20 +170,26 @@ class Collator:
 
 
 class SetAsideCounter:
-    """Rows and conversations of this worker that could not be used, against all rows. Raises TooManyRejectedError above `max_share`."""
+    """Rows and conversations of a run that could not be used, against all rows, from the beginning of the run and of all its workers."""
 
-    def __init__(self, max_share: float):
-        self.max_share, self.num_rows, self.num_set_aside = max_share, 0, 0
+    def __init__(self, max_share: float, num_rows: int = 0, num_set_aside: int = 0):
+        self.max_share, self.num_rows, self.num_set_aside = max_share, num_rows, num_set_aside
+        self._last: SetAside | None = None
 
-    def add(self, batch: MicroBatch) -> None:
-        """Count a micro-batch."""
-        self.num_rows += len(batch.consumed)
-        self.num_set_aside += len(batch.set_aside)
-        if batch.set_aside and self.num_set_aside > self.max_share * max(self.num_rows, MIN_ROWS_JUDGED):
-            last = batch.set_aside[-1]
+    @property
+    def state(self) -> dict[str, int]:
+        """What a checkpoint keeps: arguments of a counter that goes on from here."""
+        return {"num_rows": self.num_rows, "num_set_aside": self.num_set_aside}
+
+    def add(self, num_rows: int, num_set_aside: int, seen: Sequence[SetAside]) -> None:
+        """Count a step of all workers; `seen` is what this worker set aside. Raises TooManyRejectedError above `max_share`."""
+        self.num_rows += num_rows
+        self.num_set_aside += num_set_aside
+        self._last = seen[-1] if seen else self._last
+        if num_set_aside and self.num_set_aside > self.max_share * max(self.num_rows, MIN_ROWS_JUDGED):
+            last = f"; the last one here, {self._last.key}: {self._last.reason}: {self._last.detail}" if self._last else ""
             raise TooManyRejectedError(
-                f"{self.num_set_aside} of {self.num_rows} rows could not be used, max_rejected_share is {self.max_share}; "
-                f"the last one, {last.key}: {last.reason}: {last.detail}")
+                f"{self.num_set_aside} of {self.num_rows} rows could not be used, max_rejected_share is {self.max_share}{last}")
 
 
 def _decode_photo(row: Row, side: int) -> Image.Image:

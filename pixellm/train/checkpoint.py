@@ -34,7 +34,7 @@ CHECKPOINT_NAME = re.compile(r"checkpoint_(\d+)$")
 @dataclass(frozen=True)
 class RunProgress:
     """Where a run stands: `step` optimiser steps are done, `num_updates` of them changed the weights; `git_revision` of the code that
-    did them, if it is known; `guard` is the state of the StepGuard."""
+    did them, if it is known; `guard` and `set_aside` are the states of the StepGuard and the SetAsideCounter."""
 
     step: int
     num_updates: int
@@ -42,6 +42,7 @@ class RunProgress:
     num_workers: int
     git_revision: str | None = None
     guard: dict[str, Any] = field(default_factory=dict)
+    set_aside: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ from torch import distributed
 
 from pixellm.data.collate import Collator, MicroBatch, SetAsideCounter
 from pixellm.data.mixture import lanes_of_worker
-from pixellm.data.stream import BatchStream, Prefetcher, read_mixture
+from pixellm.data.prefetch import Prefetcher
+from pixellm.data.spans import read_mixture
+from pixellm.data.stream import BatchStream
 from pixellm.errors import ConfigError, DivergedError, ModelError, PixelLMError
 from pixellm.revision import git_revision
 from pixellm.storage import join_uri, write_bytes
@@ -68,7 +70,8 @@ class TrainLoop:
         context = ray.train.get_context()
         self.config, self.rank, self.num_workers = config, context.get_world_rank(), context.get_world_size()
         transformers.logging.disable_progress_bar()
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        for noisy in ("ray.data", "botocore"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
         torch.set_num_threads(config.torch_threads)
         if not config.use_gpu:  # fused attention for the CPU is slow with few tokens on one side: 0.41 s a step of `tiny`, 0.33 s without
             torch.backends.cuda.enable_flash_sdp(False)
@@ -92,7 +95,7 @@ class TrainLoop:
         self.batches = Prefetcher(stream, depth=MICRO_BATCHES_AHEAD)
         self._next_batch: Iterator[MicroBatch] = iter(self.batches)
         self._epoch = 0
-        self._counter = SetAsideCounter(config.max_rejected_share)
+        self._counter = SetAsideCounter(config.max_rejected_share, **(self.saved.progress.set_aside if self.saved else {}))
         self.guard = StepGuard(config.failures, **(self.saved.progress.guard if self.saved else {}))
         self.telemetry = None if self.rank else Telemetry(config, self.engine.module.config, self.num_workers, first_step=self.step)
         self.writer = None if self.telemetry is None else CheckpointWriter(
@@ -121,7 +124,7 @@ class TrainLoop:
                                            asks=self.rank == 0 and self.preemption.is_due())
                 self.step += 1
                 self.guard.note(self.step, taken.total(config.loss_weights.model_dump()), was_taken=not taken.num_skipped)
-                self._note(batches)
+                self._note(batches, taken)
                 taken.parts_s["data_wait"], taken.wall_s = waited_s, time.perf_counter() - started
                 interval.add(taken)
                 is_last = self.step == config.steps
@@ -167,13 +170,13 @@ class TrainLoop:
         if self.rank < len(saved.random_states):
             set_random_state(saved.random_states[self.rank])
 
-    def _note(self, batches: list[MicroBatch]) -> None:
+    def _note(self, batches: list[MicroBatch], taken: Interval) -> None:
         self.position = replace(self.position, batches_per_lane=self.position.batches_per_lane + 1)
         self._epoch = batches[-1].consumed[-1][0]
-        for batch in batches:
-            for each in batch.set_aside[:max(0, SET_ASIDE_SHOWN - self._counter.num_set_aside)]:
-                say(f"set aside {each.key}: {each.reason}: {each.detail}")
-            self._counter.add(batch)
+        set_aside = [each for batch in batches for each in batch.set_aside]
+        for each in set_aside[:max(0, SET_ASIDE_SHOWN - self._counter.num_set_aside)]:
+            say(f"set aside {each.key}: {each.reason}: {each.detail}")
+        self._counter.add(self.position.num_lanes * self.position.rows_per_batch, taken.num_set_aside, set_aside)
 
     def _log(self, interval: Interval, factor: float) -> None:
         """Bring the times (means) and memory (maximum) of all workers together; rank 0 writes them."""
@@ -201,7 +204,8 @@ class TrainLoop:
         distributed.gather_object(get_random_state(), random_states if self.rank == 0 else None)
         if self.writer is None:
             return
-        progress = RunProgress(self.step, state.num_updates, self._epoch, self.num_workers, git_revision(), self.guard.state)
+        progress = RunProgress(self.step, state.num_updates, self._epoch, self.num_workers, git_revision(), self.guard.state,
+                               self._counter.state)
         self.writer.submit(TrainingCheckpoint(progress, state, self.position, random_states, self.config))
         if is_urgent:
             self.writer.finish()

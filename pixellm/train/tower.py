@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pixellm.data.manifest import read_manifest
+from pixellm.data.prefetch import Prefetcher
 from pixellm.data.schema import Region, region_rle
-from pixellm.data.stream import BatchStream, Prefetcher, StreamedRow, read_mixture
+from pixellm.data.spans import StreamedRow, read_mixture
+from pixellm.data.stream import BatchStream
 from pixellm.errors import ShardError
 from pixellm.masks import rle_to_mask, union_rles
 from pixellm.model.losses import dice, refined_bce

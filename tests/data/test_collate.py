@@ -11,7 +11,7 @@ from PIL import Image
 from pixellm.data.collate import Collator, SetAsideCounter
 from pixellm.data.schema import TASKS, Conversation, build_region
 from pixellm.data.sources.shapes import ShapesSource
-from pixellm.data.stream import StreamedRow
+from pixellm.data.spans import StreamedRow
 from pixellm.errors import RowError, TooManyRejectedError
 from pixellm.masks import mask_to_rle
 from pixellm.model.packing import pack_mask, unpack_batch
@@ -112,17 +112,23 @@ def test_a_conversation_that_is_too_long_is_set_aside_alone():
     assert "tokens" in batch.set_aside[0].detail
 
 
-def test_too_many_bad_rows_stop_the_run():
+def test_too_many_bad_rows_stop_the_run_on_every_worker_and_after_a_resume():
     rows = stream([make_row(index, image=b"x") if index % 4 == 0 else make_row(index) for index in range(40)])
     batches = [make_collator().build(rows[start:start + 2]) for start in range(0, 40, 2)]
-    counter = SetAsideCounter(0.05)
-    with pytest.raises(TooManyRejectedError, match=r"6 of .* max_rejected_share is 0.05; the last one, test/train/20: photo_unreadable"):
+
+    def count(counter, batches, is_mine=True):
         for batch in batches:
-            counter.add(batch)
-    patient = SetAsideCounter(0.5)
-    for batch in batches:
-        patient.add(batch)
-    assert (patient.num_rows, patient.num_set_aside) == (40, 10)
+            counter.add(len(batch.consumed), len(batch.set_aside), batch.set_aside if is_mine else [])
+        return counter
+
+    with pytest.raises(TooManyRejectedError, match=r"6 of .* max_rejected_share is 0.05; the last one here, test/train/20: photo_unread"):
+        count(SetAsideCounter(0.05), batches)
+    with pytest.raises(TooManyRejectedError, match=r"6 of .* rows could not be used, max_rejected_share is 0.05$"):
+        count(SetAsideCounter(0.05), batches, is_mine=False)
+    state = count(SetAsideCounter(0.05), batches[:8]).state
+    with pytest.raises(TooManyRejectedError, match=r"6 of 22 rows"):
+        count(SetAsideCounter(0.05, **state), batches[8:])
+    assert count(SetAsideCounter(0.5), batches).state == {"num_rows": 40, "num_set_aside": 10}
 
 
 def test_what_travels_packed_is_what_the_model_takes():
