@@ -52,8 +52,8 @@ def run(config: Config) -> BenchmarkResult:
     if config.quick:
         config = config.model_copy(update={"photos_per_step": 4, "steps": 6, "runs": 1, "repeats": 1, "resumes": 1})
     folder = Path(tempfile.mkdtemp(prefix="pixellm-train-"))
-    ray.init(address="local", num_cpus=NUM_CPUS, include_dashboard=False, log_to_driver=False, object_store_memory=300_000_000)
     try:
+        ray.init(address="local", num_cpus=NUM_CPUS, include_dashboard=False, log_to_driver=False, object_store_memory=300_000_000)
         shards = join_uri(folder, "shards")
         prepare(ShapesSource.model_validate({"num_scenes": 300, "questions_per_scene": 3}), shards, ShardOptions.model_validate({}))
         steps: dict[int, dict[str, list[float]]] = {1: {"loop_s": [], "bare_s": []}, 2: {"loop_s": [], "bare_s": []}}
