@@ -1,9 +1,11 @@
 """A configuration to a finished run: prepares the base model, starts Ray Train with the right resources, and says where the result is."""
 
+import time
 from dataclasses import dataclass
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.exceptions import RayActorError
+from ray.train import ControllerError, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pixellm.data.manifest import read_manifest
@@ -16,6 +18,8 @@ from pixellm.train.config import TrainConfig
 from pixellm.train.history import is_over
 from pixellm.train.loop import train_worker
 from pixellm.train.validation import validating
+
+RESTART_PAUSE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,26 @@ def train(config: TrainConfig) -> TrainResult:
     _warn_if_short(config)
     base_uri = prepare_base(config)
     with validating(config):
-        stopped = build_trainer(config, base_uri).fit().return_value
+        stopped = fit(config, base_uri).return_value
         if isinstance(stopped, PixelLMError):
             raise stopped
     latest = find_latest_checkpoint(config.run_uri)
     assert latest is not None, "a finished run has a checkpoint of its last step"
     return TrainResult(latest, checkpoint_step(latest), was_done=False)
+
+
+def fit(config: TrainConfig, base_uri: str) -> Result:
+    """Ray Train starts workers again by itself, but gives up when its controller fails, or dies: then this starts the controller again."""
+    num_failures = 0
+    while True:
+        try:
+            return build_trainer(config, base_uri).fit()
+        except (ControllerError, RayActorError) as error:
+            num_failures += 1
+            if 0 <= config.max_failures < num_failures:
+                raise
+            print(f"starting again after failure {num_failures} of the run's controller: {error}", flush=True)
+            time.sleep(RESTART_PAUSE_S)
 
 
 def build_trainer(config: TrainConfig, base_uri: str) -> TorchTrainer:

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from pixellm.storage import list_files, read_bytes
-from tests.ray.training_runs import TrainingRun, compare, kill_tree, training_workers, write_scenes
+from tests.ray.training_runs import TrainingRun, compare, kill_tree, ray_processes, training_workers, write_scenes
 
 pytestmark = pytest.mark.ray
 UNDISTURBED = {"max_loss_difference": 0.0, "max_parameter_difference": 0.0, "max_moment_difference": 0.0}
@@ -66,24 +66,26 @@ def test_ten_kills_at_random_steps_change_nothing(local_ray, shards, storage, tm
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_job_that_is_killed_goes_on_when_it_is_submitted_again(local_ray, shards, storage, tmp_path, record_result):
+def test_a_job_goes_on_without_its_controller_and_when_it_is_submitted_again(local_ray, shards, storage, tmp_path, record_result):
     settings = {"steps": 8, "checkpoint_every_steps": 2}
     whole = TrainingRun("whole-of-one", shards, storage, 1, **settings)
     whole.finish()
     run = TrainingRun("resubmitted", shards, storage, 1, **settings)
-    for at_least in (2, 4):
-        run.wait_for(lambda at_least=at_least: run.newest() >= at_least, f"the checkpoint of step {at_least}")
-        kill_tree(psutil.Process(run.process.pid))
-        run.process.wait()
-        deadline = time.monotonic() + 300
-        while training_workers() and time.monotonic() < deadline:  # Ray ends what the dead job owned
-            time.sleep(0.2)
-        assert not training_workers()
-        run.start()
+    run.wait_for(lambda: run.newest() >= 2, "a first checkpoint")
+    kill_tree(ray_processes("TrainController")[-1])
+    run.wait_for(lambda: len(run.resumed_after()) == 1 and run.newest() >= 4, "a checkpoint after the controller was killed")
+
+    kill_tree(psutil.Process(run.process.pid))
+    run.process.wait()
+    deadline = time.monotonic() + 300
+    while training_workers() and time.monotonic() < deadline:  # Ray ends what the dead job owned
+        time.sleep(0.2)
+    assert not training_workers()
+    run.start()
     run.finish()
     differences = compare(whole.uri, run.uri, tmp_path)
-    record_result("failures_job_resubmitted", {"kills": 2, "steps": 8, "workers": 1, "resumed_after_steps": run.resumed_after(),
-                                               **differences})
+    record_result("failures_job", {"killed": ["controller", "job"], "steps": 8, "workers": 1, "resumed_after_steps": run.resumed_after(),
+                                   **differences})
     assert len(run.resumed_after()) == 2 and differences == UNDISTURBED
 
 

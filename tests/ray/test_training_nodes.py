@@ -7,6 +7,7 @@ import itertools
 import shutil
 import tempfile
 import time
+from pathlib import Path
 
 import pytest
 import ray
@@ -33,7 +34,7 @@ def cluster():
     finally:
         ray.shutdown()
         cluster.shutdown()
-        ray._private.utils.reset_ray_address()
+        Path(ray._private.utils.get_ray_address_file(None)).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -90,16 +90,21 @@ def kill_tree(process: psutil.Process) -> None:
             continue
 
 
-def training_workers() -> list[psutil.Process]:
-    """Processes of this test's Ray that train, by age."""
+def ray_processes(name: str) -> list[psutil.Process]:
+    """Processes of this test's Ray whose actor's class is `name`, the oldest first."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if "RayTrainWorker" in " ".join(process.cmdline()[:1]):
+            if name in " ".join(process.cmdline()[:1]) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append((process.create_time(), process))
         except psutil.Error:
             continue
     return [process for _, process in sorted(found, key=lambda pair: pair[0])]
+
+
+def training_workers() -> list[psutil.Process]:
+    """Those that train."""
+    return ray_processes("RayTrainWorker")
 
 
 def read_losses(run_uri: str) -> dict[int, float]:
