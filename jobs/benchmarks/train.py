@@ -11,6 +11,7 @@ import signal
 import statistics
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def _kill_after_step(stamps: Stamps, step: int, killed: list[float], ended: thre
     while not ended.wait(POLL_S):
         for stamp in stamps.read():
             if stamp["what"] == "asked" and stamp["rank"] == KILLED_RANK and stamp["step"] >= step:
-                killed[0] = stamp["at"]
+                killed[0] = time.time()
                 os.kill(stamp["pid"], signal.SIGKILL)
                 return
 
