@@ -65,10 +65,10 @@ def test_everything_that_is_missing_is_told_at_once(cluster, tmp_path):
         assert text in problem
 
 
-def test_a_bucket_that_takes_nothing(cluster, shards, s3_store, tmp_path):
-    config = make_config(data=[shards], storage="s3://no-such-bucket-of-ours/runs", num_workers=2)
-    problems = dry_run(config, Assumed()).problems
-    assert len(problems) == 1 and "no-such-bucket-of-ours" in problems[0]
+def test_a_bucket_that_refuses_these_keys(cluster, shards, s3_store, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
+    problems = dry_run(make_config(data=[shards], storage=f"{s3_store.uri}/runs"), Assumed(text_tokens=64)).problems
+    assert len(problems) == 1 and f"{s3_store.uri}/runs" in problems[0].replace("s3://s3://", "s3://")
 
 
 def test_parts_of_a_model_directory_are_missing(cluster, shards, tmp_path):
