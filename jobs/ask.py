@@ -1,9 +1,10 @@
 """Asks a served model about a photo and draws the answer: `python -m jobs.ask image=PATH question="…" output=answer.png`.
 
-`shards=URI` in place of `image` takes a photo and a question from a shard folder.
+`shards=URI` in place of `image` takes a photo and a question from a shard folder. A server that asks for an API key gets $PIXELLM_API_KEY.
 """
 
 import io
+import os
 import sys
 
 from PIL import Image
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         photo, example = read_example(config.shards) if config.shards else (read_bytes(config.image or ""), "")
         question = config.question or example
-        with Client(config.url, config.timeout_s) as client:
+        with Client(config.url, config.timeout_s, api_key=os.environ.get("PIXELLM_API_KEY")) as client:
             answer = client.segment(photo, question, config.max_new_tokens)
         write_answer(load_photo(photo), question, answer, config.output)
     except PixelLMError as error:

@@ -1,6 +1,10 @@
-"""The command `pixellm`: `pixellm segment photo.jpg "Which of these can roll?" --out answer.png`, with a model here or behind a URL."""
+"""The command `pixellm`: `pixellm segment photo.jpg "Which of these can roll?" --out answer.png`, with a model here or behind a URL.
+
+A server that asks for an API key gets $PIXELLM_API_KEY. `pixellm key NAME` makes such a key.
+"""
 
 import argparse
+import os
 import sys
 
 from jobs.ask import write_answer
@@ -10,12 +14,15 @@ from pixellm.inference.photos import load_photo
 from pixellm.settings import build_config
 from pixellm.storage import read_bytes, write_bytes
 from serve.client import Client
+from serve.keys import make_key
 from serve.schemas import SegmentResponse
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="pixellm", description="Ask about a photo; get a sentence, and a mask for each thing it names.")
-    segment = parser.add_subparsers(dest="command", required=True).add_parser("segment", help="answer one question about one photo")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("key", help="make an API key for somebody").add_argument("name")
+    segment = commands.add_parser("segment", help="answer one question about one photo")
     segment.add_argument("photo", help="path or URI of a photo (JPEG, PNG or WebP)")
     segment.add_argument("question")
     segment.add_argument("--out", default="answer.png", metavar="FILE", help="path or URI of the picture (%(default)s)")
@@ -30,7 +37,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def answer(arguments: argparse.Namespace, photo: bytes) -> SegmentResponse:
     """From a server, or from a model in this process."""
     if arguments.model.startswith(("http://", "https://")):
-        with Client(arguments.model) as client:
+        with Client(arguments.model, api_key=os.environ.get("PIXELLM_API_KEY")) as client:
             return client.segment(photo, arguments.question, arguments.max_new_tokens)
     from pixellm.inference.segmenter import load_segmenter  # torch takes seconds to load
 
@@ -44,6 +51,11 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     arguments = parse(argv)
     try:
+        if arguments.command == "key":
+            key, entry = make_key(arguments.name)
+            print(f"{key}\n\nFor them only; it is not kept. In the deployment's YAML:\n\napi_keys:\n"
+                  f"  - {{name: {entry.name}, sha256: {entry.sha256}}}")
+            return
         photo = read_bytes(arguments.photo)
         found = answer(arguments, photo)
         if arguments.json:

@@ -21,7 +21,7 @@ def build_application_entry(config: AppConfig, runtime_env: dict[str, Any]) -> d
     """What Serve's REST API wants. The time in the environment makes it start new replicas: the model at the same URI may be new."""
     variables = {**runtime_env.get("env_vars", {}), "PIXELLM_DEPLOYED_AT": str(time.time())}
     kept = {key: value for key, value in runtime_env.items() if key in ("working_dir", "py_modules", "pip", "uv", "conda")}
-    return {"name": config.app_name, "route_prefix": "/", "import_path": "serve.app:build_app", "args": config.model_dump(),
+    return {"name": config.app_name, "route_prefix": "/", "import_path": "serve.app:build_app", "args": config.model_dump(mode="json"),
             "runtime_env": {**kept, "env_vars": variables}}
 
 

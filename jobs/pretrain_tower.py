@@ -12,9 +12,9 @@ import ray
 from pixellm.errors import PixelLMError
 from pixellm.settings import parse_command_line
 from pixellm.storage import upload_folder
-from pixellm.train.telemetry import format_duration, say
+from pixellm.train.base import build_random_tiny
+from pixellm.train.console import format_duration, say
 from pixellm.train.tower import TowerConfig, warm_start
-from pixellm.train.trainer import build_random_tiny
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -13,8 +13,8 @@ from pydantic import Field
 from pixellm.errors import PixelLMError
 from pixellm.settings import parse_command_line
 from pixellm.train.config import TrainConfig
+from pixellm.train.console import format_duration
 from pixellm.train.dry_run import Assumed, dry_run
-from pixellm.train.telemetry import format_duration
 from pixellm.train.trainer import train
 
 

@@ -150,6 +150,12 @@ def download_folder(uri: str | Path, local_dir: str | Path) -> None:
         raise StorageError(f"{uri} has no files; check the path, and AWS_ENDPOINT_URL if it is on S3")
 
 
+def download_files(uri: str | Path, names: Iterable[str], local_dir: str | Path) -> None:
+    """Copy the files of these names below the folder `uri` to the same places below `local_dir`, in parallel. Raises StorageError."""
+    filesystem, path = open_filesystem(uri)
+    run_parallel(_copy_file, ((filesystem, f"{path}/{name}", pafs.LocalFileSystem(), str(Path(local_dir) / name)) for name in names))
+
+
 def local_copy(uri: str | Path) -> Path:
     """A local path with the content of `uri`, a file or a folder: the path itself when it is local, else a cached download.
 

@@ -7,16 +7,21 @@ from fastapi import FastAPI
 from ray import serve as ray_serve
 from ray.exceptions import RayActorError
 from ray.serve import Application
+from ray.serve.config import AutoscalingPolicy
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from pixellm.settings import build_config
+from serve.autoscaling import EngineLoadPolicy
 from serve.config import AppConfig
 from serve.ingress import build_api
 from serve.messages import Ask, Event
+from serve.model_config import ModelConfig
 from serve.problems import ApiError
 from serve.replica import ModelReplica, SegmenterFactory, load_segmenter
 
+# An upgrade starts as many new replicas as there are before it stops an old one, and one whose canary fails never takes its place.
+SURGE_PERCENT = 100
 RETRY_LATER = {"retry-after": "3"}
 
 
@@ -27,48 +32,59 @@ def build_app(args: dict[str, Any]) -> Application:
 
 def build_application(config: AppConfig, segmenter_factory: SegmenterFactory) -> Application:
     """`segmenter_factory(config)` is called once in each model replica; tests hand in a fake here, a configuration cannot."""
-    scaling = config.autoscaling
+    models = {each.model_name: _bind_model(each, "model" if each is config else f"model-{each.model_name}", config, segmenter_factory)
+              for each in config.models}
     # Enough that the ingress itself says 503, in our form, instead of requests waiting unseen in Serve's proxy.
-    ingress_requests = config.max_ongoing_requests * scaling.max_replicas + config.max_queued_requests + 16
-    model = ray_serve.deployment(
-        ModelReplica, name="model",
-        autoscaling_config=scaling.model_dump(),
-        max_ongoing_requests=config.max_ongoing_requests,
-        max_queued_requests=config.max_queued_requests,
-        health_check_timeout_s=config.health_check_timeout_s,
-        graceful_shutdown_timeout_s=config.request_timeout_s,
-        ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
-    ).bind(config, segmenter_factory)
+    ingress_requests = 16 + sum(each.max_ongoing_requests * each.autoscaling.max_replicas + each.max_queued_requests
+                                for each in config.models)
     return ray_serve.deployment(
         ray_serve.ingress()(Ingress), name="ingress",
         num_replicas=config.ingress_replicas,
         max_ongoing_requests=ingress_requests,
+        max_surge_percent=SURGE_PERCENT,
         graceful_shutdown_timeout_s=config.request_timeout_s,
         ray_actor_options={"num_cpus": config.ingress_num_cpus},
-    ).bind(config, model)
+    ).bind(config, models)
+
+
+def _bind_model(model: ModelConfig, name: str, config: AppConfig, segmenter_factory: SegmenterFactory) -> Application:
+    scaling = model.autoscaling
+    policy = AutoscalingPolicy(policy_function=EngineLoadPolicy,
+                               policy_kwargs={"target_load": scaling.target_load, "num_slots": model.engine.num_slots})
+    own = ModelConfig.model_validate({field: getattr(model, field) for field in ModelConfig.model_fields})
+    return ray_serve.deployment(
+        ModelReplica, name=name,
+        autoscaling_config={**scaling.model_dump(exclude={"target_load"}), "policy": policy},
+        max_ongoing_requests=model.max_ongoing_requests,
+        max_queued_requests=model.max_queued_requests,
+        max_surge_percent=SURGE_PERCENT,
+        health_check_timeout_s=model.health_check_timeout_s,
+        graceful_shutdown_timeout_s=config.request_timeout_s,
+        ray_actor_options={"num_cpus": model.num_cpus, "num_gpus": model.num_gpus},
+    ).bind(own, segmenter_factory)
 
 
 class Ingress:
     """Puts the HTTP face in front of the model replicas."""
 
-    def __init__(self, config: AppConfig, model: DeploymentHandle):
-        self._config, self._model = config, model
+    def __init__(self, config: AppConfig, models: dict[str, DeploymentHandle]):
+        self._config, self._models = config, models
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(self._config, Replicas(self._model), echo_request_id=False)
+        return build_api(self._config, Replicas(self._models), echo_request_id=False)
 
 
 class Replicas:
-    """The model replicas as one Model."""
+    """The replicas of all models as one Model."""
 
-    def __init__(self, model: DeploymentHandle):
-        self._ask = model.options(stream=True).ask
+    def __init__(self, models: dict[str, DeploymentHandle]):
+        self._models = {name: handle.options(stream=True).ask for name, handle in models.items()}
 
     async def ask(self, ask: Ask) -> AsyncGenerator[Event, None]:
         """A replica that dies takes its requests with it: another one is asked, once, unless parts were given out already."""
         for _ in range(2):
             has_given = False
-            events = self._ask.remote(ask)
+            events = self._models[ask.model].remote(ask)
             try:
                 async for event in events:
                     if isinstance(event.news, Exception):

@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator
 
 from fastapi import FastAPI, Request
 
-from pixellm.inference.config import AnswerOptions
 from serve.chat_schemas import (
     AnswerMessage,
     ChatChunk,
@@ -24,7 +23,7 @@ from serve.chat_schemas import (
 )
 from serve.config import AppConfig
 from serve.conversations import read_conversation
-from serve.limits import JSON, in_time, read_json, read_photo
+from serve.limits import JSON, answer_options, checked_model, in_time, read_image, read_json, read_photo
 from serve.messages import Ask, Event, Model
 from serve.openapi import problem_responses, ref, request_body
 from serve.problems import ApiError
@@ -36,36 +35,34 @@ _STREAM = {EVENT_STREAM: {"schema": {"type": "string", "description": "With `str
 
 def add_chat_routes(api: FastAPI, config: AppConfig, model: Model) -> None:
     """Answers with `model`, within the limits of `config`."""
-    card = ModelCard(id=config.model_name, created=int(time.time()))
+    cards = {each.model_name: ModelCard(id=each.model_name, created=int(time.time())) for each in config.models}
 
     @api.get("/v1/models", summary="The models that can be asked")
     async def models() -> ModelList:
-        return ModelList(data=[card])
+        return ModelList(data=list(cards.values()))
 
     @api.get("/v1/models/{name:path}", summary="One of the models", responses={404: problem_responses()[404]})
     async def model_by_name(name: str) -> ModelCard:
-        _check_model(name, config)
-        return card
+        return cards[checked_model(name, config).model_name]
 
     @api.post("/v1/chat/completions", summary="Talk about a photo, by OpenAI's protocol",
               responses={200: {"content": _STREAM}, **problem_responses()}, openapi_extra=request_body({JSON: ref(ChatRequest)}))
     async def complete(request: Request) -> ChatCompletion:
         body = await read_json(request, config, ChatRequest, strict=False)
-        _check_model(body.model, config)
+        chosen = checked_model(body.model, config)
         conversation = await asyncio.to_thread(read_conversation, body.messages, config)
-        limit = min(config.max_new_tokens, body.max_completion_tokens or body.max_tokens or config.max_new_tokens)
+        limit = min(chosen.max_new_tokens, body.max_completion_tokens or body.max_tokens or chosen.max_new_tokens)
         stop = tuple([body.stop] if isinstance(body.stop, str) else body.stop or [])
         if len(stop) > 4 or "" in stop:
             raise ApiError(422, "stop_invalid", f"stop has {len(stop)} texts, expected at most 4, none of them empty.", "stop")
-        options = AnswerOptions(temperature=body.temperature or None, top_p=body.top_p or 1.0, seed=body.seed or 0, stop=stop,
-                                timeout_s=config.request_timeout_s, history=conversation.history)
-        pixels = await read_photo(conversation.image, config)
-        ask = Ask(pixels, (conversation.question,), limit, options, parts=bool(body.stream))
-        events = in_time(model.ask(ask), config.request_timeout_s)
+        pixels = await read_photo(await read_image(conversation.image, config, "messages"), config)
+        options = answer_options(request, config, temperature=body.temperature or None, top_p=body.top_p or 1.0, seed=body.seed or 0,
+                                 stop=stop, history=conversation.history)
+        events = in_time(model, Ask(pixels, (conversation.question,), limit, options, bool(body.stream), chosen.model_name))
         name = ChatChunk(id=f"chatcmpl-{uuid.uuid4().hex}", created=int(time.time()), model=body.model, choices=[])
         if body.stream:
             with_usage = body.stream_options is not None and body.stream_options.include_usage
-            return await event_stream(_chunks(events, name, with_usage), request.state.request_id)  # type: ignore[return-value]
+            return await event_stream(_chunks(events, name, with_usage), request)  # type: ignore[return-value]
         (answer,) = [event.news async for event in events if isinstance(event.news, SegmentResponse)]
         message = AnswerMessage(content=answer.text, masks=answer.masks, grounding=to_grounding(answer.text, answer.masks))
         return ChatCompletion(id=name.id, created=name.created, model=name.model, usage=_to_usage(answer.usage),
@@ -109,11 +106,6 @@ def to_grounding(text: str, masks: list[Mask]) -> list[GroundedText]:
             named = [mask.id for mask in masks if mask.span[0] <= start and end <= mask.span[1]]
             pieces.append(GroundedText(text=text[start:end], mask_ids=named))
     return pieces
-
-
-def _check_model(name: str, config: AppConfig) -> None:
-    if name != config.model_name:
-        raise ApiError(404, "model_not_found", f"There is no such model here, only {config.model_name}.", "model")
 
 
 def _finish_reason(answer: SegmentResponse) -> FinishReason:

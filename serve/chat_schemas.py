@@ -16,7 +16,8 @@ class _Open(BaseModel):
 
 
 class ImageUrl(_Open):
-    url: str = Field(description="The photo (JPEG, PNG or WebP) as a `data:` URL with base64.")
+    url: str = Field(description="The photo (JPEG, PNG or WebP) as a `data:` URL with base64; an https URL where the "
+                     "deployment fetches those.")
 
 
 class ContentPart(_Open):

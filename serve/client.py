@@ -8,6 +8,7 @@
 import io
 import random
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,9 +34,10 @@ class Client:
     """
 
     def __init__(self, url: str = "http://127.0.0.1:8000", timeout_s: float = 120, max_retries: int = 3,
-                 transport: httpx.BaseTransport | None = None):
+                 transport: httpx.BaseTransport | None = None, api_key: str | None = None):
         self.url, self._max_retries = url.rstrip("/"), max_retries
-        self._http = httpx.Client(timeout=timeout_s, transport=transport)
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = httpx.Client(timeout=timeout_s, transport=transport, headers=headers)
 
     def segment(self, photo: Photo, question: str, max_new_tokens: int | None = None) -> SegmentResponse:
         """One question about one photo; masks come as COCO RLE."""
@@ -67,7 +69,8 @@ class Client:
     def _post(self, photo: Photo, questions: Sequence[str], max_new_tokens: int | None, **more: str) -> Iterator[httpx.Response]:
         data = _to_bytes(photo)
         fields: dict[str, Any] = {"question": list(questions), **more} | ({"max_new_tokens": str(max_new_tokens)} if max_new_tokens else {})
-        request = self._http.build_request("POST", f"{self.url}/v1/segment", files={"image": data}, data=fields)
+        request = self._http.build_request("POST", f"{self.url}/v1/segment", files={"image": data}, data=fields,
+                                           headers={"idempotency-key": uuid.uuid4().hex})  # tried again, it is computed once
         response = self._send(request)
         try:
             yield response

@@ -1,66 +1,71 @@
-"""One deployment of one model: what `serve/configs/*.yaml` may say. Imports neither Ray nor torch."""
+"""A deployment: what `serve/configs/*.yaml` may say. Imports neither Ray nor torch."""
+
+import ipaddress
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from pixellm.inference.config import InferenceConfig
-from pixellm.settings import StrictModel
+from serve.fetch_config import FetchConfig
+from serve.keys import ApiKey
+from serve.model_config import ModelConfig
 
 
-class AutoscalingConfig(StrictModel):
-    """How many model replicas run. Serve adds one when the mean number of requests per replica stays above the target."""
-
-    min_replicas: PositiveInt = 1
-    max_replicas: PositiveInt = 1
-    target_ongoing_requests: PositiveFloat = 8
-    upscale_delay_s: float = Field(default=10, ge=0)
-    downscale_delay_s: float = Field(default=300, ge=0)
-
-    @model_validator(mode="after")
-    def _check_order(self) -> "AutoscalingConfig":
-        if self.max_replicas < self.min_replicas:
-            raise ValueError(f"max_replicas ({self.max_replicas}) is below min_replicas ({self.min_replicas})")
-        return self
-
-
-class AppConfig(InferenceConfig):
-    """A deployment: the model, its replicas, the limits of a request, the address."""
+class AppConfig(ModelConfig):
+    """A deployment: the model, its replicas and further models, the limits of a request, the address, who may ask."""
 
     app_name: str = Field(default="pixellm", min_length=1, description="name of the application on the cluster")
-    model: str = Field(min_length=1, description="path or URI of an exported model directory")
+    more_models: tuple[ModelConfig, ...] = Field(default=(), description="more models behind the same address, each with replicas of its "
+                                                 "own; a request names one of them in `model`, or gets the first")
 
     max_body_mb: PositiveFloat = Field(default=20, description="largest request body, in units of 1,000,000 bytes")
     max_megapixels: PositiveFloat = Field(default=40, description="largest photo, checked before it is decoded")
     max_question_chars: PositiveInt = 2000
     max_questions: PositiveInt = Field(default=16, description="questions about one photo in one request")
+    max_targets: PositiveInt = Field(default=64, description="masks of one answer, which ends before a further one")
     request_timeout_s: PositiveFloat = Field(default=60, description="for receiving a request, and again for answering it")
-    max_ongoing_requests: PositiveInt = Field(default=32, description="requests that one model replica holds: those that its engine "
-                                              "answers and those that wait for a slot")
-    max_queued_requests: PositiveInt = Field(default=128, description="requests waiting for a replica; above that the answer is 503")
-
-    autoscaling: AutoscalingConfig = AutoscalingConfig()
-    num_cpus: float = Field(default=1, ge=0, description="logical CPUs of a model replica")
-    num_gpus: float = Field(default=0, ge=0, description="GPUs of a model replica")
-    health_check_timeout_s: PositiveFloat = Field(default=60, description="longer than a new question waits in the "
-                                                  "busiest engine, or busy replicas are restarted")
     ingress_replicas: PositiveInt = 1
     ingress_num_cpus: float = Field(default=0, ge=0, description="logical CPUs of an ingress replica, which decodes the photos")
 
-    host: str = Field(default="127.0.0.1", description="loopback; 0.0.0.0 opens the server to the network, and it has no authentication")
+    host: str = Field(default="127.0.0.1", description="loopback; 0.0.0.0 opens the server to the network, which needs api_keys")
     port: int = Field(default=8000, ge=1, le=65535)
+    tls_certificate: str | None = Field(default=None, description="PEM file of the certificate chain, on every node; the server is then "
+                                        "https")
+    tls_key: str | None = Field(default=None, description="PEM file of the certificate's key")
+    api_keys: tuple[ApiKey, ...] = Field(default=(), description="who may ask; `pixellm key NAME` makes one. Without any the server "
+                                         "answers to its own machine only")
+    cors_origins: tuple[str, ...] = Field(default=(), description="origins whose pages may ask from a browser, such as "
+                                          "https://photos.example.com; those of this server always may")
+    fetch: FetchConfig | None = Field(default=None, description="fetch photos from https URLs that requests name; left out, none is")
 
     @model_validator(mode="after")
     def _check_together(self) -> "AppConfig":
-        if self.max_ongoing_requests < self.engine.num_slots:
-            raise ValueError(f"max_ongoing_requests ({self.max_ongoing_requests}) is below engine.num_slots ({self.engine.num_slots}): the "
-                             "engine's slots would never fill")
-        if self.device.startswith("cuda") and self.num_gpus == 0:
-            raise ValueError(f"device is {self.device} but num_gpus is 0: Ray hides the GPUs from such a replica; set num_gpus")
+        names = [model.model_name for model in self.models]
+        if len(set(names)) < len(names):
+            raise ValueError(f"more than one model is called {max(names, key=names.count)}; give each a name of its own")
+        if not self.is_loopback and not self.api_keys:
+            raise ValueError(f"host is {self.host}, which others can reach, and there are no api_keys: make one with `pixellm key NAME`, "
+                             "or listen on 127.0.0.1")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together; give both or none")
+        for field in ("name", "sha256"):
+            given = [getattr(key, field) for key in self.api_keys]
+            if len(set(given)) < len(given):
+                raise ValueError(f"api_keys holds the {field} {max(given, key=given.count)} twice; each key has its own")
+        if "*" in self.cors_origins:
+            raise ValueError("cors_origins has *, which is every page of the web; name the origins")
         return self
 
     @property
-    def model_name(self) -> str:
-        """What clients call the model: the last part of its path."""
-        return self.model.rstrip("/").rpartition("/")[2]
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches the server."""
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:  # another name
+            return False
+
+    @property
+    def models(self) -> tuple[ModelConfig, ...]:
+        """All of them, the one that is asked when none is named first."""
+        return (self, *self.more_models)
 
     @property
     def max_body_bytes(self) -> int:

@@ -7,7 +7,7 @@ from itertools import groupby
 from pixellm.inference.config import Turn
 from serve.chat_schemas import ChatMessage, ImageUrl
 from serve.config import AppConfig
-from serve.limits import checked_question, decode_base64
+from serve.limits import checked_question
 from serve.problems import ApiError
 
 SEG = "{seg}"
@@ -15,7 +15,9 @@ SEG = "{seg}"
 
 @dataclass(frozen=True)
 class Conversation:
-    image: bytes
+    """`image` as the messages give it: base64 or a URL."""
+
+    image: str
     question: str
     history: tuple[Turn, ...]
 
@@ -24,8 +26,7 @@ def read_conversation(messages: Sequence[ChatMessage], config: AppConfig) -> Con
     """The messages of one role in a row are one turn; system messages go before the first question, which they precede anyway.
 
     Raises ApiError: `messages_invalid` when questions and answers do not alternate or a question is not last, `image_missing`,
-    `image_too_many` (the same photo in several messages is one), `image_url`, `image_base64`, `question_missing`, `question_too_long`,
-    `messages_too_many`.
+    `image_too_many` (the same photo in several messages is one), `question_missing`, `question_too_long`, `messages_too_many`.
     """
     images: dict[str, None] = {}
     system = [_text(message, images) for message in messages if message.role in ("system", "developer")]
@@ -46,7 +47,7 @@ def read_conversation(messages: Sequence[ChatMessage], config: AppConfig) -> Con
     max_answer_chars = 32 * config.max_new_tokens  # more than an answer from here ever has
     if any(len(turn.answer) > max_answer_chars for turn in history):
         raise ApiError(422, "messages_invalid", f"An earlier answer has more than {max_answer_chars} characters.", "messages")
-    return Conversation(decode_base64(next(iter(images)), "messages"), questions[-1], history)
+    return Conversation(next(iter(images)), questions[-1], history)
 
 
 def _text(message: ChatMessage, images: dict[str, None]) -> str:

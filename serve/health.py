@@ -1,4 +1,4 @@
-"""`/livez`, `/healthz`: this process answers. `/readyz`: the model behind it did so lately, a question or a canary."""
+"""`/livez`, `/healthz`: this process answers. `/readyz`: every model behind it did so lately, a question or a canary."""
 
 import asyncio
 import time
@@ -18,33 +18,37 @@ FRESH_S = 10.0  # so long one answer is proof; probes come about as often
 
 
 class WatchedModel:
-    """A Model that knows when it answered last, and asks a canary where that is long ago."""
+    """A Model that knows when each model answered last, and asks a canary where that is long ago.
 
-    def __init__(self, model: Model, timeout_s: float):
-        self._model, self._timeout_s = model, timeout_s
-        self._last_answer_s = float("-inf")
-        self._canary: asyncio.Task[None] | None = None
+    `timeouts_s`: of each model's canary, by name; one that is not there is never asked, so that a probe does not start what is to rest.
+    """
+
+    def __init__(self, model: Model, timeouts_s: dict[str, float]):
+        self._model, self._timeouts_s = model, timeouts_s
+        self._last_answer_s = dict.fromkeys(timeouts_s, float("-inf"))
+        self._canaries: dict[str, asyncio.Task[None]] = {}
 
     async def ask(self, ask: Ask) -> AsyncGenerator[Event, None]:
         async with aclosing(self._model.ask(ask)) as events:
             async for event in events:
                 if isinstance(event.news, SegmentResponse):
-                    self._last_answer_s = time.monotonic()
+                    self._last_answer_s[ask.model] = time.monotonic()
                 yield event
 
     async def seconds_since_answer(self) -> float:
-        """At most `FRESH_S`. Raises what the canary raises.
+        """Of the model that answered longest ago: at most `FRESH_S`. Raises what its canary raises.
 
         All who ask at a time wait for the same canary, and it goes on when they give up waiting: the next one finds its answer.
         """
-        if time.monotonic() - self._last_answer_s > FRESH_S:
-            if self._canary is None or self._canary.done():
-                self._canary = asyncio.create_task(self._ask_canary())
-            await asyncio.shield(self._canary)
-        return time.monotonic() - self._last_answer_s
+        for name in self._timeouts_s:
+            if time.monotonic() - self._last_answer_s[name] > FRESH_S:
+                if name not in self._canaries or self._canaries[name].done():
+                    self._canaries[name] = asyncio.create_task(self._ask_canary(name))
+                await asyncio.shield(self._canaries[name])
+        return max((time.monotonic() - self._last_answer_s[name] for name in self._timeouts_s), default=0.0)
 
-    async def _ask_canary(self) -> None:
-        async for _ in in_time(self.ask(build_canary(self._timeout_s)), self._timeout_s):
+    async def _ask_canary(self, name: str) -> None:
+        async for _ in in_time(self, build_canary(self._timeouts_s[name], name)):
             pass
 
 
@@ -60,7 +64,7 @@ def add_health_routes(api: FastAPI, config: AppConfig, model: WatchedModel) -> N
     async def healthz() -> Health:
         return health
 
-    @api.get("/readyz", summary="Whether the model answered lately", responses={503: problem_responses()[503]})
+    @api.get("/readyz", summary="Whether the models answered lately", responses={503: problem_responses()[503]})
     async def readyz() -> Readiness:
         try:
             return Readiness(model=config.model_name, answered_s_ago=round(await model.seconds_since_answer(), 3))

@@ -6,8 +6,9 @@
 import asyncio
 import base64
 import binascii
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import Request
@@ -16,12 +17,16 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from pixellm.errors import DeadlineError
+from pixellm.inference.config import AnswerOptions
 from pixellm.inference.photos import load_photo
 from serve.config import AppConfig
-from serve.messages import Event
+from serve.fetch import fetch_photo
+from serve.messages import Ask, Event, Model
+from serve.model_config import ModelConfig
 from serve.problems import ApiError
 
 JSON = "application/json"
+TIMEOUT_HEADER = "x-answer-timeout-s"
 T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -103,6 +108,13 @@ def decode_base64(encoded: str, param: str = "image") -> bytes:
         raise ApiError(422, "image_base64", f"{param} is not valid base64.", param) from None
 
 
+async def read_image(given: str, config: AppConfig, param: str = "image") -> bytes:
+    """A photo's bytes from base64, a `data:` URL or, where the deployment fetches, an https URL. Raises ApiError, as its parts do."""
+    if config.fetch and given[:8].lower().startswith(("http://", "https://")):
+        return await fetch_photo(given, config.fetch, config.max_body_bytes, param)
+    return await asyncio.to_thread(decode_base64, given, param)
+
+
 async def read_photo(data: bytes, config: AppConfig) -> np.ndarray:
     """uint8 (H, W, 3), RGB, upright. Raises what `load_photo` raises."""
     return await asyncio.to_thread(lambda: np.asarray(load_photo(data, max_pixels=config.max_pixels)))
@@ -119,18 +131,48 @@ def checked_question(question: str, config: AppConfig, param: str = "question") 
     return question
 
 
-def checked_limit(max_new_tokens: int | None, config: AppConfig, param: str = "max_new_tokens") -> int:
-    """`max_new_tokens`, or the deployment's limit where none is given."""
+def checked_model(name: str | None, config: AppConfig) -> ModelConfig:
+    """The model of a name, or the first where none is given."""
+    found = next((model for model in config.models if name in (None, model.model_name)), None)
+    if found is None:
+        names = ", ".join(model.model_name for model in config.models)
+        raise ApiError(404, "model_not_found", f"There is no such model here, only {names}.", "model")
+    return found
+
+
+def checked_limit(max_new_tokens: int | None, model: ModelConfig, param: str = "max_new_tokens") -> int:
+    """`max_new_tokens`, or the model's limit where none is given."""
     if max_new_tokens is None:
-        return config.max_new_tokens
-    if not 1 <= max_new_tokens <= config.max_new_tokens:
-        raise ApiError(422, f"{param}_invalid", f"{param} is {max_new_tokens}, expected 1 to {config.max_new_tokens}.", param)
+        return model.max_new_tokens
+    if not 1 <= max_new_tokens <= model.max_new_tokens:
+        raise ApiError(422, f"{param}_invalid", f"{param} is {max_new_tokens}, expected 1 to {model.max_new_tokens}.", param)
     return max_new_tokens
 
 
-async def in_time(events: AsyncGenerator[Event, None], timeout_s: float) -> AsyncGenerator[Event, None]:
-    """`events`, closed at the end. Raises DeadlineError when the last one has not come within `timeout_s`."""
-    deadline_s = asyncio.get_running_loop().time() + timeout_s
+def answer_options(request: Request, config: AppConfig, **chosen: Any) -> AnswerOptions:
+    """How to answer a request: by `chosen`, in the turn of its API key, within the deployment's limits and the time that it has left.
+
+    `x-answer-timeout-s` says how long the client waits from the request's arrival, if that is shorter than `request_timeout_s`.
+    """
+    timeout_s = config.request_timeout_s
+    given = request.headers.get(TIMEOUT_HEADER)
+    if given is not None:
+        try:
+            wished_s = float(given)
+        except ValueError:
+            wished_s = 0.0
+        if not 0 < wished_s < float("inf"):
+            raise ApiError(422, "timeout_invalid", f"{TIMEOUT_HEADER} is not a number of seconds above 0.")
+        timeout_s = min(timeout_s, wished_s - (time.monotonic() - request.state.arrived_s))
+        if timeout_s <= 0:
+            raise DeadlineError(f"the {wished_s:g} s of {TIMEOUT_HEADER} were over before the question was asked")
+    return AnswerOptions(timeout_s=timeout_s, client=request.state.client, max_targets=config.max_targets, **chosen)
+
+
+async def in_time(model: Model, ask: Ask) -> AsyncGenerator[Event, None]:
+    """The events of `ask`, closed at the end. Raises DeadlineError when the last one has not come within the time of its options."""
+    timeout_s, events = ask.options.timeout_s, model.ask(ask)
+    deadline_s = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
     try:
         while True:
             try:
@@ -139,7 +181,7 @@ async def in_time(events: AsyncGenerator[Event, None], timeout_s: float) -> Asyn
             except StopAsyncIteration:
                 return
             except TimeoutError:
-                raise DeadlineError(f"no answer within {timeout_s:g} s; ask for fewer tokens") from None
+                raise DeadlineError(f"no answer within {timeout_s:.3g} s; ask for fewer tokens") from None
             yield event
     finally:
         await events.aclose()

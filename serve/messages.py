@@ -23,6 +23,7 @@ class Ask:
     max_new_tokens: int
     options: AnswerOptions
     parts: bool = False
+    model: str = ""  # by its name
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Model(Protocol):
     def ask(self, ask: Ask) -> AsyncGenerator[Event, None]: ...
 
 
-def build_canary(timeout_s: float) -> Ask:
+def build_canary(timeout_s: float, model: str = "") -> Ask:
     """A question that asks only whether the model still answers. It has its turn among all clients."""
     pixels = np.full((16, 16, 3), 127, dtype=np.uint8)
-    return Ask(pixels, ("Is anything there?",), 1, AnswerOptions(timeout_s=timeout_s, client="canary"))
+    return Ask(pixels, ("Is anything there?",), 1, AnswerOptions(timeout_s=timeout_s, client="canary"), model=model)

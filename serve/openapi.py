@@ -12,11 +12,14 @@ from serve.schemas import Problem
 
 _PROBLEMS = {
     400: "The body is not valid JSON, or not a valid form.",
+    401: "The API key is missing, wrong, or has expired.",
+    403: "The server has no API keys, and answers to its own machine only.",
     404: "There is no such model.",
     408: "The body did not arrive in time.",
     413: "The body has too many bytes, or the photo too many pixels.",
     415: "The body has another type, or the image is not JPEG, PNG or WebP.",
     422: "A field is missing or cannot be used, the photo is damaged, or its base64 is.",
+    429: "The API key asks more than it may. Try again after `Retry-After` seconds.",
     500: "The server failed.",
     503: "Too many requests are waiting, or the model restarts. Try again after `Retry-After` seconds.",
     504: "The answer took too long.",

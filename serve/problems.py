@@ -2,6 +2,7 @@
 
 import logging
 import re
+import time
 import traceback
 import uuid
 from http import HTTPStatus
@@ -63,8 +64,10 @@ def to_problem(request_id: str, error: ApiError) -> Problem:
                    error=OpenAIError(message=error.detail, type=kind, param=error.param, code=error.code))
 
 
-def problem_response(request_id: str, error: ApiError) -> JSONResponse:
-    problem = to_problem(request_id, error)
+def problem_response(scope: Scope, error: ApiError) -> JSONResponse:
+    """The answer to the request of `scope`, whose state then says which problem it had."""
+    scope["state"]["problem"] = error.code
+    problem = to_problem(scope["state"]["request_id"], error)
     return JSONResponse(problem.model_dump(), status_code=error.status, headers=error.headers, media_type=MEDIA_TYPE)
 
 
@@ -72,7 +75,7 @@ def install_error_handlers(api: FastAPI) -> None:
     """Answer the errors that `to_api_error` knows with a problem; RequestGuard answers the others."""
 
     async def on_error(request: Request, error: Exception) -> JSONResponse:
-        return problem_response(request.state.request_id, to_api_error(error))
+        return problem_response(request.scope, to_api_error(error))
 
     for known in (ApiError, InputError, DeadlineError, ModelError, RequestValidationError, HTTPException):
         api.add_exception_handler(known, on_error)
@@ -100,7 +103,7 @@ class RequestGuard:
             return await self._app(scope, receive, send)
         given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        scope.setdefault("state", {}).update(request_id=request_id, arrived_s=time.monotonic())
         started = False
 
         async def send_with_id(message: Message) -> None:
@@ -117,4 +120,4 @@ class RequestGuard:
             log_failure(request_id, error)
             if started:
                 raise RuntimeError(f"request {request_id} failed after its answer had begun") from None
-            await problem_response(request_id, to_api_error(error))(scope, receive, send_with_id)
+            await problem_response(scope, to_api_error(error))(scope, receive, send_with_id)

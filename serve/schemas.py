@@ -22,13 +22,15 @@ class SegmentFields(StrictModel):
     format: Literal["rle", "polygons", "png", "label_map"] = Field(default="rle", description=(
         "Form of the masks: COCO's compressed RLE, polygons without holes, a PNG each, or one PNG in which the pixels of mask 0 have the "
         "value 1, and so on (the later one where two overlap)."))
+    model: str | None = Field(default=None, description="A name that `/v1/models` lists; its first when left out.")
     stream: bool = Field(default=False, description="Send text and masks as soon as they are known, as server-sent events.")
 
 
 class SegmentRequest(SegmentFields):
     """Questions about a photo, as `application/json`."""
 
-    image: str = Field(description="The photo (JPEG, PNG or WebP) as base64, or as a `data:` URL with base64.")
+    image: str = Field(description="The photo (JPEG, PNG or WebP) as base64, or as a `data:` URL with base64; an https "
+                       "URL where the deployment fetches those.")
 
 
 class SegmentForm(SegmentFields):
@@ -144,4 +146,5 @@ class Health(BaseModel):
 class Readiness(BaseModel):
     status: Literal["ready"] = "ready"
     model: str
-    answered_s_ago: float = Field(description="Seconds since the model's last answer, to a question or to a canary.")
+    answered_s_ago: float = Field(description="Seconds since the last answer, to a question or to a canary, of the model that "
+                                  "answered longest ago.")

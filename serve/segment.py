@@ -8,17 +8,18 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 
-from pixellm.inference.config import AnswerOptions
 from serve.config import AppConfig
 from serve.limits import (
     JSON,
+    answer_options,
     checked_limit,
+    checked_model,
     checked_question,
-    decode_base64,
     field_problem,
     in_time,
     media_type,
     parse_json,
+    read_image,
     read_photo,
     receive,
 )
@@ -37,7 +38,7 @@ _STREAM = {EVENT_STREAM: {"schema": {"type": "string", "description": (
 
 
 class _Body(NamedTuple):
-    image: bytes
+    image: bytes | str  # the photo itself, or what JSON has in its place
     fields: SegmentFields
 
 
@@ -45,18 +46,19 @@ def add_segment_route(api: FastAPI, config: AppConfig, model: Model) -> None:
     """Answers with `model`, within the limits of `config`."""
 
     @api.post("/v1/segment", summary="Ask questions about a photo", response_model_exclude_none=True,
-              responses={200: {"content": _STREAM}, **problem_responses(404)}, openapi_extra=_REQUEST | query_parameters(SegmentFields))
+              responses={200: {"content": _STREAM}, **problem_responses()}, openapi_extra=_REQUEST | query_parameters(SegmentFields))
     async def segment(request: Request) -> SegmentResponse | SegmentAnswers:
         """The fields are part of a form or of JSON; with the photo itself as the body they are the query's."""
         body = await receive(request, config, _read_body)
         fields = body.fields
         questions = _checked_questions(fields, config)
-        limit = checked_limit(fields.max_new_tokens, config)
-        ask = Ask(await read_photo(body.image, config), questions, limit, AnswerOptions(timeout_s=config.request_timeout_s),
-                  parts=fields.stream)
-        events = in_time(model.ask(ask), config.request_timeout_s)
+        chosen = checked_model(fields.model, config)
+        limit = checked_limit(fields.max_new_tokens, chosen)
+        image = body.image if isinstance(body.image, bytes) else await read_image(body.image, config)
+        pixels = await read_photo(image, config)
+        events = in_time(model, Ask(pixels, questions, limit, answer_options(request, config), fields.stream, chosen.model_name))
         if fields.stream:
-            return await event_stream(_parts(events, fields.format), request.state.request_id)  # type: ignore[return-value]
+            return await event_stream(_parts(events, fields.format), request)  # type: ignore[return-value]
         answers = await gather_answers(events, fields.format)
         return answers[0] if isinstance(fields.question, str) else SegmentAnswers(answers=answers)
 
@@ -89,7 +91,8 @@ async def _read_body(request: Request) -> _Body:
     if kind == FORM:
         return await _read_form(request)
     if kind == JSON:
-        return await asyncio.to_thread(_parse_json, await request.body())
+        fields = await asyncio.to_thread(parse_json, await request.body(), SegmentRequest)
+        return _Body(fields.image, fields)
     raise ApiError(415, "body_format", f"The body is {kind or 'of no stated type'}; send {FORM}, {JSON} or a photo.",
                    headers={"accept-post": f"{FORM}, {JSON}, {IMAGE}"})
 
@@ -121,11 +124,6 @@ def _to_fields(values: dict[str, list], known: type[BaseModel] = SegmentFields) 
 
 def _unknown_field(model: type[BaseModel]) -> ApiError:
     return ApiError(422, "field_unknown", f"The request has an unknown field; known are {', '.join(model.model_fields)}.")
-
-
-def _parse_json(data: bytes) -> _Body:
-    body = parse_json(data, SegmentRequest)
-    return _Body(decode_base64(body.image), body)
 
 
 def _checked_questions(fields: SegmentFields, config: AppConfig) -> tuple[str, ...]:

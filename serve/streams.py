@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 
+from fastapi import Request
 from fastapi.responses import StreamingResponse
 
 from serve.problems import log_failure, to_api_error, to_problem
@@ -14,7 +15,7 @@ def server_sent_event(data: str, kind: str | None = None) -> str:
     return (f"event: {kind}\n" if kind else "") + f"data: {data}\n\n"
 
 
-async def event_stream(events: AsyncGenerator[str, None], request_id: str) -> StreamingResponse:
+async def event_stream(events: AsyncGenerator[str, None], request: Request) -> StreamingResponse:
     """A response that sends `events`. It begins with the first one, so that what fails before it has a status of its own.
 
     A failure after that is an event `error` with a Problem, which also holds OpenAI's `error`.
@@ -27,8 +28,10 @@ async def event_stream(events: AsyncGenerator[str, None], request_id: str) -> St
             async for event in events:
                 yield event
         except Exception as error:
-            log_failure(request_id, error)
-            yield server_sent_event(to_problem(request_id, to_api_error(error)).model_dump_json(), "error")
+            log_failure(request.state.request_id, error)
+            problem = to_problem(request.state.request_id, to_api_error(error))
+            request.state.problem = problem.code
+            yield server_sent_event(problem.model_dump_json(), "error")
         finally:
             await events.aclose()
 

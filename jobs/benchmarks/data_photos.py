@@ -13,7 +13,7 @@ from pixellm.masks import mask_to_rle
 from pixellm.storage import join_uri
 
 SIZE_HW = (480, 640)
-OPTIONS = ShardOptions.model_validate({"shard_size_mb": 32, "row_group_mb": 8})
+OPTIONS = ShardOptions.model_validate({"shard_size_mb": 48, "row_group_mb": 24})
 NUM_DRAWN = 64  # spectra; each photo is one of them, shifted and mirrored, with noise of its own
 
 

@@ -5,16 +5,18 @@ its reason and counted; training goes on until the share of such rows is above t
 """
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from pixellm.data.prompts import fill_conversation
-from pixellm.data.schema import Row, region_rle
-from pixellm.data.stream import StreamedRow
+from pixellm.data.schema import TASKS, Row, region_rle
+from pixellm.data.spans import StreamedRow
 from pixellm.errors import ModelError, RowError, TooManyRejectedError
 from pixellm.masks import rle_to_mask, union_rles
 from pixellm.model.processing_pixellm import IGNORED_LABEL, MaskResolution, PixelLMImageProcessor, TrainingConversation
@@ -66,6 +68,11 @@ class MicroBatch:
         return len(self.tensors["target_masks"])
 
     @property
+    def num_conversations(self) -> int:
+        """Q."""
+        return len(self.tensors["input_ids"])
+
+    @property
     def num_tokens(self) -> int:
         """Tokens that the language model sees, padding left out."""
         return int(self.tensors["attention_mask"].sum())
@@ -73,12 +80,13 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Example:
-    """One photo, upright RGB, with its size in full and the conversations drawn for this visit (`photo_index` 0)."""
+    """One photo, upright RGB, with its size in full, the conversations drawn for this visit (`photo_index` 0), and their tasks in TASKS."""
 
     key: str
     photo: Image.Image
     photo_size_hw: tuple[int, int]
     conversations: list[TrainingConversation]
+    tasks: list[int]
 
 
 class Collator:
@@ -101,7 +109,7 @@ class Collator:
                 set_aside.append(SetAside(streamed.key, error.reason, error.detail))
         tensors, unusable = self.collate(examples) if examples else (None, [])
         if tensors is None:
-            tensors = self._to_tensors([Example("", Image.new("RGB", (1, 1)), (1, 1), [TrainingConversation(0, "?", ".")])])
+            tensors = self._to_tensors([Example("", Image.new("RGB", (1, 1)), (1, 1), [TrainingConversation(0, "?", ".")], [0])])
             tensors["labels"].fill_(IGNORED_LABEL)
         return MicroBatch(tensors, [(streamed.epoch, streamed.key) for streamed in rows], set_aside + unusable)
 
@@ -112,19 +120,21 @@ class Collator:
         size_hw = (row["height"], row["width"])
         ignored = [region_rle(region) for region in row["regions"] if region["ignore"]]
         ignore_mask = rle_to_mask(union_rles(ignored, size_hw)) if ignored else None
+        drawn = self._draw(streamed)
         return Example(streamed.key, photo, size_hw, [
             TrainingConversation(0, question, answer, self._masks(row, targets), ignore_mask)
-            for question, answer, targets in self._draw(streamed)])
+            for question, answer, targets, _ in drawn], [TASKS.index(task) for *_, task in drawn])
 
-    def _draw(self, streamed: StreamedRow) -> list[tuple[str, str, list[list[int]]]]:
-        """Question, answer and targets of up to `max_conversations`. Raises RowError."""
+    def _draw(self, streamed: StreamedRow) -> list[tuple[str, str, list[list[int]], str]]:
+        """Question, answer, targets and task of up to `max_conversations`. Raises RowError."""
         conversations, seed_key = streamed.row["conversations"], (self.seed, streamed.epoch, streamed.key)
         rng = np.random.default_rng(zlib.crc32(repr(seed_key).encode()))
         chosen = sorted(rng.permutation(len(conversations))[:self.max_conversations].tolist())
         if not chosen:
             raise RowError("no_conversation", "a row has at least one conversation")
         regions = streamed.row["regions"]
-        return [(*fill_conversation(conversations[i], regions, (*seed_key, i)), conversations[i]["targets"]) for i in chosen]
+        return [(*fill_conversation(conversations[i], regions, (*seed_key, i)), conversations[i]["targets"], conversations[i]["task"])
+                for i in chosen]
 
     def collate(self, examples: list[Example]) -> tuple[dict[str, Tensor] | None, list[SetAside]]:
         """Tensors of all conversations that the processor takes, None when it takes none, and those that it refused (too long)."""
@@ -133,21 +143,23 @@ class Collator:
         except ModelError:
             usable, set_aside = [], []
             for example in examples:
-                taken = []
-                for conversation in example.conversations:
+                taken, tasks = [], []
+                for conversation, task in zip(example.conversations, example.tasks, strict=True):
                     try:
-                        self._to_tensors([replace(example, conversations=[conversation])])
+                        self._to_tensors([replace(example, conversations=[conversation], tasks=[task])])
                         taken.append(conversation)
+                        tasks.append(task)
                     except ModelError as error:
                         set_aside.append(SetAside(example.key, "conversation_unusable", str(error)))
                 if taken:
-                    usable.append(replace(example, conversations=taken))
+                    usable.append(replace(example, conversations=taken, tasks=tasks))
             return (self._to_tensors(usable) if usable else None), set_aside
 
     def _to_tensors(self, examples: list[Example]) -> dict[str, Tensor]:
         conversations = [replace(each, photo_index=i) for i, example in enumerate(examples) for each in example.conversations]
-        return self.processor.collate_packed([example.photo for example in examples], conversations, self.mask_resolution,
-                                             [example.photo_size_hw for example in examples])
+        tensors = self.processor.collate_packed([example.photo for example in examples], conversations, self.mask_resolution,
+                                                [example.photo_size_hw for example in examples])
+        return tensors | {"task_index": torch.tensor([task for example in examples for task in example.tasks])}
 
     def _masks(self, row: Row, targets: list[list[int]]) -> list[np.ndarray]:
         size_hw = (row["height"], row["width"])
@@ -158,20 +170,26 @@ class Collator:
 
 
 class SetAsideCounter:
-    """Rows and conversations of this worker that could not be used, against all rows. Raises TooManyRejectedError above `max_share`."""
+    """Rows and conversations of a run that could not be used, against all rows, from the beginning of the run and of all its workers."""
 
-    def __init__(self, max_share: float):
-        self.max_share, self.num_rows, self.num_set_aside = max_share, 0, 0
+    def __init__(self, max_share: float, num_rows: int = 0, num_set_aside: int = 0):
+        self.max_share, self.num_rows, self.num_set_aside = max_share, num_rows, num_set_aside
+        self._last: SetAside | None = None
 
-    def add(self, batch: MicroBatch) -> None:
-        """Count a micro-batch."""
-        self.num_rows += len(batch.consumed)
-        self.num_set_aside += len(batch.set_aside)
-        if batch.set_aside and self.num_set_aside > self.max_share * max(self.num_rows, MIN_ROWS_JUDGED):
-            last = batch.set_aside[-1]
+    @property
+    def state(self) -> dict[str, int]:
+        """What a checkpoint keeps: arguments of a counter that goes on from here."""
+        return {"num_rows": self.num_rows, "num_set_aside": self.num_set_aside}
+
+    def add(self, num_rows: int, num_set_aside: int, seen: Sequence[SetAside]) -> None:
+        """Count a step of all workers; `seen` is what this worker set aside. Raises TooManyRejectedError above `max_share`."""
+        self.num_rows += num_rows
+        self.num_set_aside += num_set_aside
+        self._last = seen[-1] if seen else self._last
+        if num_set_aside and self.num_set_aside > self.max_share * max(self.num_rows, MIN_ROWS_JUDGED):
+            last = f"; the last one here, {self._last.key}: {self._last.reason}: {self._last.detail}" if self._last else ""
             raise TooManyRejectedError(
-                f"{self.num_set_aside} of {self.num_rows} rows could not be used, max_rejected_share is {self.max_share}; "
-                f"the last one, {last.key}: {last.reason}: {last.detail}")
+                f"{self.num_set_aside} of {self.num_rows} rows could not be used, max_rejected_share is {self.max_share}{last}")
 
 
 def _decode_photo(row: Row, side: int) -> Image.Image:

@@ -55,6 +55,11 @@ class Span:
     start: int
     stop: int
 
+    @property
+    def num_bytes(self) -> float:
+        """About what its rows take, encoded."""
+        return self.group.num_bytes * (self.stop - self.start) / max(self.group.num_rows, 1)
+
     def order(self, seed: int) -> np.ndarray:
         """Their places in the row group, (stop - start,) int64."""
         name = hashlib.sha256(self.group.uri.rsplit("/", 1)[-1].encode()).digest()
@@ -111,6 +116,12 @@ class Mixture:
         content = [[each.fingerprint, rows] for each, rows in zip(sets, self.rows_of_set, strict=True)]
         self.fingerprint = hashlib.sha256(json.dumps([seed, BATCHES_PER_WINDOW, content]).encode()).hexdigest()[:16]
         self._lane = lru_cache(maxsize=4 * num_lanes)(self._build_lane)
+
+    @property
+    def mean_row_bytes(self) -> float:
+        """About what a row of the mixture takes, encoded."""
+        of_sets = [sum(group.num_bytes for group in each.groups) / max(each.num_rows, 1) for each in self.sets]
+        return sum(size * rows for size, rows in zip(of_sets, self.rows_of_set, strict=True)) / self.rows_per_epoch
 
     def start(self, rows_per_batch: int) -> DataPosition:
         """The position before the first step."""

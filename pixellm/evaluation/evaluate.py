@@ -21,7 +21,7 @@ from pixellm.data.manifest import Manifest, read_manifest
 from pixellm.data.mixture import RowGroup
 from pixellm.data.prompts import fill_conversation
 from pixellm.data.schema import ROW_SCHEMA
-from pixellm.data.stream import list_row_groups
+from pixellm.data.spans import list_row_groups
 from pixellm.errors import ShardError
 from pixellm.evaluation.metrics import Metrics, QuestionScore, score_question, summarize
 from pixellm.inference.batch import AnySegmenter, Record, answer_rows, segmenter_builder

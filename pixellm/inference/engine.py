@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pixellm.errors import ModelError
 from pixellm.inference.config import EngineConfig
 from pixellm.inference.cpu import keep_freed_memory
+from pixellm.inference.load import EngineLoad
 from pixellm.inference.requests import EndEvent, Event, Request
 from pixellm.inference.running import Running
 from pixellm.inference.stepper import Stepper
@@ -137,6 +138,11 @@ class Engine:
         running = loop.stepper.prepare(request, stream.put)
         loop.put(running)
         return stream
+
+    @property
+    def load(self) -> EngineLoad:
+        """What the engine had to do after its last step."""
+        return self._loop.stepper.load
 
     def __enter__(self) -> "Engine":
         return self

@@ -27,6 +27,7 @@ class Running:
     positions: list[int]
     num_prefix_rows: int  # of the prompt, up to the last image token
     num_prompt_rows: int
+    cost: float = 0.0  # for which it waits and then runs
     num_image_rows: int = 0  # fed already
     num_rows: int = 0
     slot: int = -1

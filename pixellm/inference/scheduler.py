@@ -35,6 +35,11 @@ class FairQueue(Generic[Item]):
     def __len__(self) -> int:
         return len(self._heap) + (self._head is not None)
 
+    @property
+    def cost(self) -> float:
+        """Of all items together."""
+        return sum(entry.cost for entry in self._heap) + (self._head.cost if self._head else 0.0)
+
     def push(self, item: Item, client: str, cost: float) -> None:
         """`cost` > 0, in any unit that is the same for all."""
         start = max(self._now, self._client_end.get(client, 0.0))

@@ -15,6 +15,7 @@ from pixellm.errors import InputError
 from pixellm.inference.config import AnswerOptions, EngineConfig, InferenceConfig
 from pixellm.inference.engine import Engine, EventStream
 from pixellm.inference.int8 import use_int8_weights
+from pixellm.inference.load import EngineLoad
 from pixellm.inference.requests import EndEvent, Event, MaskEvent, PhotoInput, Request
 from pixellm.inference.sampling import Greedy, Sampled
 from pixellm.inference.segmentation import AnswerReader, Segmentation, Target, TextDelta, ends_with_stop
@@ -40,6 +41,11 @@ class Segmenter:
         if int8_weights:
             use_int8_weights(model)
         return cls(model.to(device), PixelLMProcessor.from_pretrained(folder), config)
+
+    @property
+    def load(self) -> EngineLoad:
+        """How much the engine has to do."""
+        return self._engine.load
 
     @overload
     def segment(self, images: Image.Image, questions: str, max_new_tokens: int = ..., options: AnswerOptions = ...) -> Segmentation: ...

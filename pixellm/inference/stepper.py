@@ -15,6 +15,7 @@ from pixellm.errors import ConfigError, ModelError
 from pixellm.inference.answers import TokenRules
 from pixellm.inference.config import EngineConfig
 from pixellm.inference.cpu import use_inference_attention, use_inference_linear
+from pixellm.inference.load import EngineLoad
 from pixellm.inference.mask_decoder import MaskDecoder
 from pixellm.inference.mask_queue import MaskQueue
 from pixellm.inference.photo_cache import CachedPhoto, PhotoCache
@@ -54,6 +55,8 @@ class Stepper:
         self._waiting: FairQueue[Running] = FairQueue()
         self._active: list[Running] = []  # in order of admission
         self._free_slots = list(range(self._slots.num_slots))
+        self._num_photo_hits = self._num_photo_misses = 0
+        self.load = EngineLoad(self._slots.num_slots)  # after the last step; any thread may look
 
     @property
     def is_idle(self) -> bool:
@@ -70,7 +73,8 @@ class Stepper:
     def add(self, running: Running) -> None:
         """Puts a prepared request into the queue, at the cost of the rows that it will need."""
         num_known_rows = running.num_prefix_rows if running.photo_key in self._photos else 0
-        self._waiting.push(running, running.request.client, len(running.ids) - num_known_rows + running.request.max_new_tokens)
+        running.cost = len(running.ids) - num_known_rows + running.request.max_new_tokens
+        self._waiting.push(running, running.request.client, running.cost)
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -86,6 +90,8 @@ class Stepper:
                 for running, _ in turn:
                     self._end(running, "error", error)
         self._decode_masks()
+        self.load = EngineLoad(self._slots.num_slots, len(self._active), len(self._waiting), sum(running.cost for running in self._active),
+                               self._waiting.cost, self._num_photo_hits, self._num_photo_misses)
 
     def fail(self, running: Running, error: Exception) -> None:
         """Ends a request that is not over."""
@@ -118,6 +124,7 @@ class Stepper:
 
     def _admit(self) -> None:
         while self._free_slots and (running := self._waiting.head()) is not None:
+            is_hit = running.photo_key in self._photos
             try:
                 photo = self._photos.acquire(running.photo_key, running.num_photo_bytes)
             except Exception as error:
@@ -126,6 +133,8 @@ class Stepper:
                 continue
             if photo is None:
                 return
+            self._num_photo_hits += is_hit
+            self._num_photo_misses += not is_hit
             self._waiting.pop()
             self._free_slots.sort()  # the lowest, so that running answers are neighbours and attend together
             running.slot, running.photo = self._free_slots.pop(0), photo

@@ -5,7 +5,7 @@ Segment Anything's ViT-H at 1024 with its mask decoder for the masks. A multiply
 cache, and only the last position of the prompt goes to the vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -108,3 +108,52 @@ def _count_language_model(language_model: nn.Module, prompt_length: int, answer_
     # A step's operations grow by the same number with each token before it.
     return {"language model, prefill": count_flops(lambda: forward(prompt_length, 0)),
             "language model, decode": num_steps * (first + last) // 2}
+
+
+@dataclass(frozen=True)
+class TrainingFlops:
+    """Operations of a training step, forward and backward, by what they grow with: a photo, a token, a pair of tokens, a mask."""
+
+    per_photo: float
+    per_token: float
+    per_token_pair: float
+    per_mask: float
+
+    def of(self, num_photos: float, num_tokens: float, num_conversations: float, num_masks: float) -> float:
+        """Of a step. Conversations count as if all were of their mean length; what gradient checkpointing does again is not counted."""
+        pairs = num_tokens**2 / max(num_conversations, 1)
+        return self.per_photo * num_photos + self.per_token * num_tokens + self.per_token_pair * pairs + self.per_mask * num_masks
+
+
+def count_training(config: PixelLMConfig, trained_parts: Collection[str], has_adapters: bool, decodes_masks: bool = True) -> TrainingFlops:
+    """What a step takes when `trained_parts` are trained; of the language model only adapters, where it `has_adapters`.
+
+    A backward pass is once the forward's operations for the gradient of what goes into a part, if anything before it is trained, and once
+    for the gradient of its weights, if these are. The adapters' own operations, under a hundredth, are left out.
+    """
+    forward = {"vision tower": 0, "projector": 0, "mask head": 0, "mask": 0, "token": 0.0, "pair": 0.0}
+    with torch.device("meta"):
+        model = PixelLMForConditionalGeneration(config).eval()
+        side, width, vision_width = config.vision_config.image_size, config.text_config.hidden_size, config.vision_config.hidden_size
+        forward["vision tower"] = count_flops(lambda: model.vision_tower(torch.empty(1, 3, side, side)))
+        forward["projector"] = count_flops(lambda: model.projector(torch.empty(1, config.num_image_tokens, vision_width)))
+        if decodes_masks:
+            features = tuple(torch.empty(1, config.patches_per_side**2, vision_width) for _ in range(config.num_scales))
+            one, two = (count_flops(lambda num=num: model.mask_head(
+                features, torch.zeros(num, dtype=torch.int64), torch.empty(num, len(config.codebook_token_ids), width))) for num in (1, 2))
+            forward["mask"], forward["mask head"] = two - one, 2 * one - two
+        length = 64
+        short, long = (count_flops(lambda num=num: model.language_model(
+            inputs_embeds=torch.empty(1, num, width), attention_mask=torch.empty(1, 1, num, num))) for num in (length, 2 * length))
+        forward["pair"] = (long - 2 * short) / (2 * length**2)
+        forward["token"] = (short - forward["pair"] * length**2) / length
+    tower, projector, language_model = (part in trained_parts for part in ("vision_tower", "projector", "language_model"))
+    before_language_model = tower or projector or "codebook" in trained_parts
+    times = {
+        "tower": 1 + 2 * tower, "projector": 1 + tower + projector, "mask": 3 if "mask_head" in trained_parts else 2,
+        "language model": 1 + (before_language_model or language_model) + (language_model and not has_adapters)}
+    return TrainingFlops(
+        per_photo=(times["tower"] * forward["vision tower"] + times["projector"] * forward["projector"]
+                   + times["mask"] * forward["mask head"]),
+        per_token=times["language model"] * forward["token"], per_token_pair=times["language model"] * forward["pair"],
+        per_mask=times["mask"] * forward["mask"])

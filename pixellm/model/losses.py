@@ -12,24 +12,27 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class LossSums:
-    """Sums over answer tokens (`text`) and over masks (`bce`, `dice`), scalars with gradient, and what to divide them by."""
+    """Sums with gradient: `text` (Q,) over each conversation's answer tokens, `bce` and `dice` (K,) over each mask's pixels.
+
+    They are divided by `num_answer_tokens` (Q,) and by the number of masks, of a whole global batch. `target_conversation` (K,).
+    """
 
     text: Tensor
     bce: Tensor
     dice: Tensor
     num_answer_tokens: Tensor
-    num_masks: Tensor
+    target_conversation: Tensor
 
 
 def text_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Next-token cross entropy, summed in float32. logits (Q, T, V), labels (Q, T) with -100 where nothing is trained.
 
-    Returns the sum and the number of trained tokens.
+    Returns the sums (Q,) and the numbers (Q,) of trained tokens of each conversation.
     """
     shifted = labels[:, 1:]
     trained = shifted != -100
-    total = F.cross_entropy(logits[:, :-1][trained].float(), shifted[trained], reduction="sum")
-    return total, trained.sum()
+    tokens = F.cross_entropy(logits[:, :-1][trained].float(), shifted[trained], reduction="none")
+    return tokens.new_zeros(len(labels)).index_add(0, trained.nonzero()[:, 0], tokens), trained.sum(1)
 
 
 def overlap_weight(mask_logits: Tensor, target_conversation: Tensor, alpha: float) -> Tensor:
@@ -61,9 +64,8 @@ def dice(mask_logits: Tensor, target_masks: Tensor, target_valid: Tensor, scale:
 
 def compute_losses(logits: Tensor, labels: Tensor, mask_logits: Tensor, target_masks: Tensor, target_valid: Tensor,
                    target_conversation: Tensor, refinement_alpha: float = 2.0) -> LossSums:
-    """All losses of one micro-batch. Shapes as above; K may be 0: the mask sums are then 0, still attached to the graph."""
+    """All losses of one micro-batch. Shapes as above; K may be 0: the sum of the mask losses is then 0, still attached to the graph."""
     text, num_answer_tokens = text_loss(logits, labels)
     mask_logits = mask_logits.float()
     bce = refined_bce(mask_logits, target_masks, target_valid, target_conversation, refinement_alpha)
-    return LossSums(text=text, bce=bce.sum(), dice=dice(mask_logits, target_masks, target_valid).sum(),
-                    num_answer_tokens=num_answer_tokens, num_masks=torch.tensor(len(target_masks), device=labels.device))
+    return LossSums(text, bce, dice(mask_logits, target_masks, target_valid), num_answer_tokens, target_conversation)

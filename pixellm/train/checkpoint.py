@@ -7,6 +7,7 @@ import hashlib
 import json
 import random
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor
 from pixellm.data.mixture import DataPosition
 from pixellm.errors import StorageError
 from pixellm.settings import build_config
-from pixellm.storage import delete, download_folder, exists, join_uri, list_files, read_bytes, upload_folder, write_bytes
+from pixellm.storage import delete, download_files, exists, join_uri, list_files, read_bytes, upload_folder, write_bytes
 from pixellm.train.config import TrainConfig
 from pixellm.train.deepspeed import MOMENTS, TrainedState
 
@@ -33,7 +34,7 @@ CHECKPOINT_NAME = re.compile(r"checkpoint_(\d+)$")
 @dataclass(frozen=True)
 class RunProgress:
     """Where a run stands: `step` optimiser steps are done, `num_updates` of them changed the weights; `git_revision` of the code that
-    did them, if it is known; `guard` is the state of the StepGuard."""
+    did them, if it is known; `guard` and `set_aside` are the states of the StepGuard and the SetAsideCounter."""
 
     step: int
     num_updates: int
@@ -41,6 +42,7 @@ class RunProgress:
     num_workers: int
     git_revision: str | None = None
     guard: dict[str, Any] = field(default_factory=dict)
+    set_aside: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,15 @@ class TrainingCheckpoint:
     state: TrainedState
     position: DataPosition
     random_states: list[dict[str, Tensor]]
+    config: TrainConfig
+
+
+@dataclass(frozen=True)
+class TrainedWeights:
+    """What a model of a checkpoint is made of: full float32 values by parameter name."""
+
+    progress: RunProgress
+    parameters: dict[str, Tensor]
     config: TrainConfig
 
 
@@ -84,7 +95,8 @@ def upload_checkpoint(folder: Path, uri: str) -> None:
 def read_checkpoint(uri: str, folder: Path) -> TrainingCheckpoint:
     """Fetch the checkpoint at `uri` into `folder` and read it. Raises StorageError when it is incomplete or its checksums do not hold."""
     fetch_checkpoint(uri, folder)
-    progress = RunProgress(**json.loads((folder / PROGRESS).read_text()))
+    weights = _read_weights(uri, folder)
+    progress = weights.progress
     stored = load_file(folder / OPTIMIZER)
     moments = {moment: {name.removeprefix(f"{moment}."): value for name, value in stored.items() if name.startswith(f"{moment}.")}
                for moment in MOMENTS}
@@ -93,16 +105,27 @@ def read_checkpoint(uri: str, folder: Path) -> TrainingCheckpoint:
         rank, _, key = name.partition(".")
         random_states[int(rank)][key] = value
     return TrainingCheckpoint(
-        progress, TrainedState(load_file(folder / PARAMETERS), moments, progress.num_updates),
-        DataPosition.from_json((folder / POSITION).read_text()), random_states,
-        build_config(TrainConfig, yaml.safe_load((folder / CONFIG).read_text()), where=join_uri(uri, CONFIG)))
+        progress, TrainedState(weights.parameters, moments, progress.num_updates),
+        DataPosition.from_json((folder / POSITION).read_text()), random_states, weights.config)
 
 
-def fetch_checkpoint(uri: str, folder: Path) -> None:
-    """Download the files of a checkpoint and check each against the manifest. Raises StorageError."""
-    manifest = read_manifest(uri)
-    download_folder(uri, folder)
-    for name, expected in manifest["files"].items():
+def read_trained(uri: str, folder: Path) -> TrainedWeights:
+    """Fetch into `folder` and read what a model is made of, a third of the checkpoint. Raises StorageError like `read_checkpoint`."""
+    fetch_checkpoint(uri, folder, (PARAMETERS, PROGRESS, CONFIG))
+    return _read_weights(uri, folder)
+
+
+def _read_weights(uri: str, folder: Path) -> TrainedWeights:
+    return TrainedWeights(RunProgress(**json.loads((folder / PROGRESS).read_text())), load_file(folder / PARAMETERS),
+                          build_config(TrainConfig, yaml.safe_load((folder / CONFIG).read_text()), where=join_uri(uri, CONFIG)))
+
+
+def fetch_checkpoint(uri: str, folder: Path, names: Collection[str] | None = None) -> None:
+    """Download the files of a checkpoint, or those of `names`, and check each against the manifest. Raises StorageError."""
+    files = read_manifest(uri)["files"]
+    names = files.keys() if names is None else names
+    download_files(uri, names, folder)
+    for name, expected in ((name, files[name]) for name in names):
         if not (folder / name).is_file() or _sha256(folder / name) != expected["sha256"]:
             raise StorageError(f"{join_uri(uri, name)} is not what its manifest says (checksum); delete {uri} to use an earlier checkpoint")
 

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from pixellm.settings import StrictModel
 from pixellm.train.engine_settings import EngineSettings
+from pixellm.train.reporting import TelemetrySettings, ValidationSettings
 
 Part = Literal["vision_tower", "projector", "language_model", "codebook", "mask_head"]
 PARTS: tuple[Part, ...] = ("vision_tower", "projector", "language_model", "codebook", "mask_head")
@@ -58,6 +59,13 @@ class FailureSettings(StrictModel):
     loss_limit: float = Field(default=10, gt=1, description="a step whose loss is above so many times its running mean is skipped")
     max_skipped_steps: int = Field(default=10, ge=0, description="skipped steps in a row that a run bears; one more stops it with a report")
 
+    @model_validator(mode="after")
+    def _a_store_that_is_away_is_no_hang(self) -> "FailureSettings":
+        if self.step_timeout_s <= self.storage_patience_s:
+            raise ValueError(f"step_timeout_s is {self.step_timeout_s:g}, storage_patience_s {self.storage_patience_s:g}: waiting for a "
+                             "store would be taken for a hang; make the first one longer")
+        return self
+
 
 def _to_entry(value: object) -> object:
     return {"uri": value} if isinstance(value, str) else value
@@ -102,6 +110,8 @@ class TrainConfig(EngineSettings):
     keep_last: int = Field(2, gt=0, description="newest checkpoints that stay on storage")
     keep_best: int = Field(1, ge=0, description="checkpoints of the highest validation gIoU that stay besides")
     log_every_steps: int = Field(10, gt=0)
+    telemetry: TelemetrySettings = TelemetrySettings()
+    validation: ValidationSettings | None = Field(None, description="held-out questions that each checkpoint answers beside the training")
     seed: int = 0
 
     @model_validator(mode="after")

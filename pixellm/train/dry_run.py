@@ -12,16 +12,17 @@ from pydantic import Field
 
 from pixellm.data.manifest import Manifest, read_manifest
 from pixellm.data.mixture import Mixture, lanes_of_worker
-from pixellm.data.stream import READ_CPUS, read_mixture
+from pixellm.data.spans import read_mixture
+from pixellm.data.stream import READ_CPUS
 from pixellm.errors import ConfigError, ModelError, PixelLMError, StorageError
 from pixellm.model.configuration_pixellm import PixelLMConfig
 from pixellm.model.presets import LANGUAGE_MODELS, preset_config
 from pixellm.settings import StrictModel
 from pixellm.storage import delete, exists, join_uri, list_files, read_bytes, write_bytes
+from pixellm.train.base import base_uri_of
 from pixellm.train.checkpoint import checkpoint_step, find_latest_checkpoint
 from pixellm.train.config import RANDOM_TINY, TrainConfig
 from pixellm.train.memory import BatchShape, MemoryEstimate, estimate_memory
-from pixellm.train.trainer import base_uri_of
 
 STATE_BYTES = 12  # of a trained value in a checkpoint: itself and Adam's two moments, in float32
 T = TypeVar("T")
@@ -172,10 +173,13 @@ def _look_at_cluster(config: TrainConfig, found: DryRun) -> None:
     per_worker = {"CPU": config.cpus_per_worker} | ({"GPU": 1.0} if config.use_gpu else {})
     fitting = sum(int(min(node.get(name, 0) / amount for name, amount in per_worker.items())) for node in nodes)
     asked = " and ".join(f"{amount:g} {name}" for name, amount in per_worker.items())
-    if fitting < config.num_workers:
-        found.problems.append(f"the cluster has room for {fitting} workers of {asked}, the run asks for {config.num_workers}; add nodes, "
-                              "or lower num_workers and raise accumulation by as much")
-    needed = config.num_workers * config.cpus_per_worker + READ_CPUS
+    least = config.min_workers or config.num_workers
+    if fitting < least:
+        found.problems.append(f"the cluster has room for {fitting} workers of {asked}, the run asks for {least}; add nodes, or lower "
+                              "num_workers and raise accumulation by as much")
+    elif fitting < config.num_workers:
+        found.lines.append(f"it begins with the {fitting} workers that there is room for; num_workers is {config.num_workers}")
+    needed = least * config.cpus_per_worker + READ_CPUS
     if needed > total["CPU"]:
         found.problems.append(f"workers and the reading of data need {needed:g} CPUs, the cluster has {total['CPU']:g}; lower "
                               "cpus_per_worker, or add nodes")

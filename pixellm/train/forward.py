@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from pixellm.model.losses import LossSums, compute_losses, text_loss
@@ -18,7 +17,7 @@ def forward_losses(forward: Callable[..., PixelLMOutput], tensors: dict[str, Ten
     output = forward(**{name: tensors[name] for name in MODEL_INPUTS}, decode_masks=config.trains_masks)
     if not config.trains_masks:
         text, num_answer_tokens = text_loss(output.logits, tensors["labels"])
-        return LossSums(text, torch.zeros_like(text), torch.zeros_like(text), num_answer_tokens, torch.zeros_like(num_answer_tokens))
+        return LossSums(text, text.new_zeros(0), text.new_zeros(0), num_answer_tokens, num_answer_tokens.new_zeros(0))
     mask_logits = output.mask_logits
     if config.mask_loss_resolution == "photo":
         photo = tensors["photo_index"][output.target_conversation]
@@ -30,4 +29,5 @@ def forward_losses(forward: Callable[..., PixelLMOutput], tensors: dict[str, Ten
 
 def weighted_loss(losses: LossSums, weights: LossWeights, num_answer_tokens: int, num_masks: int) -> Tensor:
     """The scalar that is trained: sums of a micro-batch, divided by the tokens and masks of the whole global batch."""
-    return weights.text * losses.text / num_answer_tokens + (weights.bce * losses.bce + weights.dice * losses.dice) / num_masks
+    return (weights.text * losses.text.sum() / num_answer_tokens
+            + (weights.bce * losses.bce.sum() + weights.dice * losses.dice.sum()) / num_masks)

@@ -14,15 +14,16 @@ import torch
 import transformers
 from ray.train.collective import broadcast_from_rank_zero
 from torch import distributed
-from transformers import PreTrainedModel
 
 from pixellm.data.collate import Collator, MicroBatch, SetAsideCounter
 from pixellm.data.mixture import lanes_of_worker
-from pixellm.data.stream import BatchStream, Prefetcher, read_mixture
+from pixellm.data.prefetch import Prefetcher
+from pixellm.data.spans import read_mixture
+from pixellm.data.stream import BatchStream
 from pixellm.errors import ConfigError, DivergedError, ModelError, PixelLMError
-from pixellm.model.processing_pixellm import PixelLMProcessor
 from pixellm.revision import git_revision
-from pixellm.storage import join_uri, local_copy, write_bytes
+from pixellm.storage import join_uri, write_bytes
+from pixellm.train.base import load_base
 from pixellm.train.checkpoint import (
     RunProgress,
     TrainingCheckpoint,
@@ -32,12 +33,16 @@ from pixellm.train.checkpoint import (
     set_random_state,
 )
 from pixellm.train.config import TrainConfig
+from pixellm.train.console import say
 from pixellm.train.deepspeed import Engine
+from pixellm.train.device import peak_memory_gb
 from pixellm.train.guard import StepGuard
+from pixellm.train.history import is_over
 from pixellm.train.parameters import parameter_table, select_parameters
 from pixellm.train.preemption import PreemptionNotice
+from pixellm.train.profiling import traced
 from pixellm.train.step import learning_rate_factor, optimiser_step
-from pixellm.train.telemetry import Interval, Telemetry, say
+from pixellm.train.telemetry import Interval, Telemetry
 from pixellm.train.watchdog import Watchdog, shared_store
 from pixellm.train.writer import CheckpointWriter, keep_trying
 
@@ -65,7 +70,8 @@ class TrainLoop:
         context = ray.train.get_context()
         self.config, self.rank, self.num_workers = config, context.get_world_rank(), context.get_world_size()
         transformers.logging.disable_progress_bar()
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        for noisy in ("ray.data", "botocore"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
         torch.set_num_threads(config.torch_threads)
         if not config.use_gpu:  # fused attention for the CPU is slow with few tokens on one side: 0.41 s a step of `tiny`, 0.33 s without
             torch.backends.cuda.enable_flash_sdp(False)
@@ -89,12 +95,11 @@ class TrainLoop:
         self.batches = Prefetcher(stream, depth=MICRO_BATCHES_AHEAD)
         self._next_batch: Iterator[MicroBatch] = iter(self.batches)
         self._epoch = 0
-        self._counter = SetAsideCounter(config.max_rejected_share)
+        self._counter = SetAsideCounter(config.max_rejected_share, **(self.saved.progress.set_aside if self.saved else {}))
         self.guard = StepGuard(config.failures, **(self.saved.progress.guard if self.saved else {}))
-        self.telemetry = None if self.rank else Telemetry(
-            config.run_uri, config.run, config.steps, config.loss_weights.model_dump(), first_step=self.step)
+        self.telemetry = None if self.rank else Telemetry(config, self.engine.module.config, self.num_workers, first_step=self.step)
         self.writer = None if self.telemetry is None else CheckpointWriter(
-            config.run_uri, config.keep_last, config.keep_best, config.failures.storage_patience_s, after=self.telemetry.upload)
+            config.run_uri, config.keep_last, config.keep_best, config.failures.storage_patience_s, before=self.telemetry.flush)
         self.preemption = PreemptionNotice()
 
     def run(self) -> None:
@@ -114,20 +119,27 @@ class TrainLoop:
                     self._restore(self.saved, batches + batches[-1:] * num_repeated)
                     self.saved = None
                 factor = learning_rate_factor(self.step, config)
-                taken = optimiser_step(self.engine, batches + batches[-1:] * num_repeated, config, factor, self.guard, num_repeated,
-                                       asks=self.rank == 0 and self.preemption.is_due())
+                with traced(self.step + 1, config.telemetry.profile_steps if self.rank == 0 else (), config.run_uri):
+                    taken = optimiser_step(self.engine, batches + batches[-1:] * num_repeated, config, factor, self.guard, num_repeated,
+                                           asks=self.rank == 0 and self.preemption.is_due())
                 self.step += 1
                 self.guard.note(self.step, taken.total(config.loss_weights.model_dump()), was_taken=not taken.num_skipped)
-                self._note(batches)
+                self._note(batches, taken)
                 taken.parts_s["data_wait"], taken.wall_s = waited_s, time.perf_counter() - started
                 interval.add(taken)
                 is_last = self.step == config.steps
                 if self.step % config.log_every_steps == 0 or is_last:
                     self._log(interval, factor)
                     interval = Interval()
-                leaves = bool(taken.num_asking) and self.preemption.has_come()
+                if leaves := bool(taken.num_asking) and self.preemption.has_come():
+                    say(f"rank {self.rank}: a node is about to be taken away, so there is a checkpoint at step {self.step}")
                 if self.step % config.checkpoint_every_steps == 0 or is_last or leaves:
+                    started = time.perf_counter()
                     self._save(is_urgent=is_last or leaves)
+                    if self.telemetry is not None:
+                        self.telemetry.write_checkpoint_stall(self.step, time.perf_counter() - started)
+                    if self._stops_early():
+                        break
             if self.writer is not None:
                 self.writer.finish()
         finally:
@@ -158,23 +170,25 @@ class TrainLoop:
         if self.rank < len(saved.random_states):
             set_random_state(saved.random_states[self.rank])
 
-    def _note(self, batches: list[MicroBatch]) -> None:
+    def _note(self, batches: list[MicroBatch], taken: Interval) -> None:
         self.position = replace(self.position, batches_per_lane=self.position.batches_per_lane + 1)
         self._epoch = batches[-1].consumed[-1][0]
-        for batch in batches:
-            for each in batch.set_aside[:max(0, SET_ASIDE_SHOWN - self._counter.num_set_aside)]:
-                say(f"set aside {each.key}: {each.reason}: {each.detail}")
-            self._counter.add(batch)
+        set_aside = [each for batch in batches for each in batch.set_aside]
+        for each in set_aside[:max(0, SET_ASIDE_SHOWN - self._counter.num_set_aside)]:
+            say(f"set aside {each.key}: {each.reason}: {each.detail}")
+        self._counter.add(self.position.num_lanes * self.position.rows_per_batch, taken.num_set_aside, set_aside)
 
     def _log(self, interval: Interval, factor: float) -> None:
-        """Bring the times (means) of all workers together; rank 0 writes them."""
+        """Bring the times (means) and memory (maximum) of all workers together; rank 0 writes them."""
         names = sorted(interval.parts_s)
-        values = torch.tensor([interval.parts_s[name] / self.num_workers for name in names],
-                              dtype=torch.float64 if not self.config.use_gpu else torch.float32, device=self.engine.device)
+        dtype, device = torch.float32 if self.config.use_gpu else torch.float64, self.engine.device
+        values = torch.tensor([interval.parts_s[name] / self.num_workers for name in names], dtype=dtype, device=device)
+        memory_gb = torch.tensor(peak_memory_gb(device), dtype=dtype, device=device)
         distributed.all_reduce(values)
+        distributed.all_reduce(memory_gb, distributed.ReduceOp.MAX)
         if self.telemetry is not None:
             interval.parts_s = dict(zip(names, values.tolist(), strict=True))
-            self.telemetry.write(self.step, interval, factor, epoch=self._epoch)
+            self.telemetry.write(self.step, interval, factor, epoch=self._epoch, memory_gb=float(memory_gb))
 
     def _save(self, is_urgent: bool) -> None:
         """All workers give their part and go on; rank 0 writes it in a thread. An urgent one waits until it is complete.
@@ -190,18 +204,20 @@ class TrainLoop:
         distributed.gather_object(get_random_state(), random_states if self.rank == 0 else None)
         if self.writer is None:
             return
-        progress = RunProgress(self.step, state.num_updates, self._epoch, self.num_workers, git_revision(), self.guard.state)
+        progress = RunProgress(self.step, state.num_updates, self._epoch, self.num_workers, git_revision(), self.guard.state,
+                               self._counter.state)
         self.writer.submit(TrainingCheckpoint(progress, state, self.position, random_states, self.config))
         if is_urgent:
             self.writer.finish()
 
+    def _stops_early(self) -> bool:
+        """Whether validation has seen no progress for as long as the configuration bears; all workers hear the same."""
+        if self.config.validation is None or self.config.validation.patience is None:
+            return False
+        stops = broadcast_from_rank_zero(self.rank == 0 and is_over(self.config))
+        if stops and self.rank == 0:
+            say(f"step {self.step}: no better gIoU in {self.config.validation.patience} validated checkpoints, the run stops early")
+        return stops
+
     def _keep_report(self, text: str) -> None:
         write_bytes(join_uri(self.config.run_uri, "hangs", f"step_{self.step + 1:08d}_rank_{self.rank}.txt"), text.encode())
-
-
-def load_base(uri: str) -> tuple[PreTrainedModel, PixelLMProcessor]:
-    """Model (float32) and processor of a model directory, local or on storage."""
-    from pixellm.model import PixelLMForConditionalGeneration
-
-    folder = local_copy(uri)
-    return PixelLMForConditionalGeneration.from_pretrained(folder, dtype=torch.float32), PixelLMProcessor.from_pretrained(folder)

@@ -8,11 +8,13 @@ import torch
 from torch import distributed
 
 from pixellm.data.collate import MicroBatch
+from pixellm.data.schema import TASKS
 from pixellm.model.packing import unpack_batch
 from pixellm.train.config import TrainConfig
 from pixellm.train.deepspeed import Engine
 from pixellm.train.forward import forward_losses, weighted_loss
 from pixellm.train.guard import StepGuard
+from pixellm.train.tasks import TASK_KEYS, sums_by_task
 from pixellm.train.telemetry import Interval
 
 
@@ -45,14 +47,14 @@ def optimiser_step(engine: Engine, batches: list[MicroBatch], config: TrainConfi
     `num_asking` of the result says how many workers came with `asks`.
     """
     counted = batches[:len(batches) - num_repeated]
-    counts = torch.tensor([[batch.num_answer_tokens, batch.num_masks, batch.num_photos, batch.num_tokens, len(batch.set_aside)]
-                           for batch in counted], dtype=torch.int64).sum(0).to(engine.device)
+    counts = torch.tensor([[batch.num_answer_tokens, batch.num_masks, batch.num_photos, batch.num_conversations, batch.num_tokens,
+                            len(batch.set_aside)] for batch in counted], dtype=torch.int64).sum(0).to(engine.device)
     distributed.all_reduce(counts)
     interval = Interval(1, 0.0, 0.0, 0.0, *counts.tolist())
     scale = distributed.get_world_size()  # DeepSpeed averages gradients over workers, the losses below are shares of a global mean
     tokens, masks = max(interval.num_answer_tokens, 1), max(interval.num_masks, 1)
-    sums = torch.zeros(4, device=engine.device)
-    sums[3] = float(asks)
+    sums = torch.zeros(len(TASK_KEYS) + 1, device=engine.device)
+    sums[-1] = float(asks)
     times = {"forward": 0.0, "backward": 0.0, "optimizer": 0.0}
     for i, batch in enumerate(batches):
         tensors = unpack_batch(batch.tensors, engine.device)
@@ -60,13 +62,14 @@ def optimiser_step(engine: Engine, batches: list[MicroBatch], config: TrainConfi
         losses = forward_losses(engine.forward, tensors, config)
         loss = weighted_loss(losses, config.loss_weights, tokens, masks)
         if i < len(counted):
-            sums[:3] += torch.stack([losses.text, losses.bce, losses.dice]).detach()
+            sums[:-1] += sums_by_task(losses, tensors["task_index"]).flatten()
         else:
             loss = loss * 0
         if i == len(batches) - 1:
             distributed.all_reduce(sums)
-            interval.text, interval.bce, interval.dice, num_asking = sums.tolist()
-            interval.num_asking = round(num_asking)
+            interval.by_task = dict(zip(TASK_KEYS, sums[:-1].tolist(), strict=True))
+            interval.text, interval.bce, interval.dice, *_ = sums[:-1].view(-1, len(TASKS)).sum(1).tolist()
+            interval.num_asking = round(float(sums[-1]))
             if guard is not None and not guard.accepts(interval.total(config.loss_weights.model_dump())):
                 loss = loss * math.nan  # every stage of DeepSpeed leaves a step out whose gradient is no number
         forwarded = time.perf_counter()

@@ -1,16 +1,14 @@
-"""What a run says of itself: console lines, TensorBoard event files in the run's folder, Ray gauges. Rank 0 only; nothing here trains.
+"""What a run says of itself: console lines, and figures to its sinks. Worker 0 only; nothing here trains."""
 
-Event files are written locally and copied to storage at checkpoints and at the end, because object stores cannot append.
-"""
-
-import sys
-import tempfile
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 
-from pixellm.storage import join_uri, upload_folder
-
-EVENTS_FOLDER = "tensorboard"
+from pixellm.model.configuration_pixellm import PixelLMConfig
+from pixellm.model.flops import TrainingFlops, count_training
+from pixellm.train.config import TrainConfig
+from pixellm.train.console import format_duration, say
+from pixellm.train.device import peak_tflops
+from pixellm.train.sinks import build_sinks
+from pixellm.train.tasks import mean_losses
 
 
 @dataclass
@@ -24,6 +22,7 @@ class Interval:
     num_answer_tokens: int = 0
     num_masks: int = 0
     num_photos: int = 0
+    num_conversations: int = 0
     num_tokens: int = 0
     num_set_aside: int = 0
     num_asking: int = 0  # workers that ask all others for something outside of steps
@@ -31,6 +30,7 @@ class Interval:
     gradient_norm: float = 0.0
     wall_s: float = 0.0
     parts_s: dict[str, float] = field(default_factory=dict)  # mean over workers: data_wait, forward, backward, optimizer
+    by_task: dict[str, float] = field(default_factory=dict)  # losses and their counts, by TASK_KEYS
 
     def add(self, other: "Interval") -> None:
         """Take the steps of `other` in."""
@@ -50,34 +50,34 @@ class Interval:
 
 
 class Telemetry:
-    """Writes one line and one point per scalar for each interval."""
+    """Writes one line and one point per figure for each interval. `num_workers` share what is counted; `model` is what they train."""
 
-    def __init__(self, run_uri: str, run: str, num_steps: int, loss_weights: dict[str, float], first_step: int = 0):
-        from torch.utils.tensorboard import SummaryWriter
+    def __init__(self, config: TrainConfig, model: PixelLMConfig, num_workers: int, first_step: int = 0):
+        self.config, self.num_workers = config, num_workers
+        self.flops: TrainingFlops = count_training(model, config.trained_parts, config.lora is not None, config.trains_masks)
+        self.peak_tflops = peak_tflops(config)
+        self.sinks = build_sinks(config, "train", first_step)
 
-        self.uri = join_uri(run_uri, EVENTS_FOLDER)
-        self.num_steps, self.loss_weights = num_steps, loss_weights
-        self._is_remote = "://" in run_uri
-        self._temporary = tempfile.TemporaryDirectory(prefix="pixellm-events-") if self._is_remote else None
-        self._folder = Path(self._temporary.name) if self._temporary else Path(self.uri)
-        self._writer = SummaryWriter(str(self._folder), purge_step=first_step + 1 if first_step else None)
-        self._gauges = _build_gauges(run)
+    def write(self, step: int, interval: Interval, learning_rate_factor: float, epoch: int, memory_gb: float) -> None:
+        """Print and record what happened in `interval`, which ends with `step`. `memory_gb`: peak of the worker that uses most."""
+        values = self.values(interval, learning_rate_factor)
+        left_s = (self.config.steps - step) * values["speed/step_s"]
+        values |= {"progress/step": step, "progress/epoch": epoch, "progress/left_s": left_s, "memory/peak_gb": memory_gb}
+        self.sinks.write(step, values)
+        say(self._line(step, interval, values))
 
-    def write(self, step: int, interval: Interval, learning_rate_factor: float, epoch: int) -> None:
-        """Print and record what happened in `interval`, which ends with `step`."""
-        scalars = self.scalars(interval, learning_rate_factor)
-        scalars["progress/epoch"] = epoch
-        for tag, value in scalars.items():
-            self._writer.add_scalar(tag, value, step)
-        for name, gauge in self._gauges.items():
-            gauge.set(scalars[name])
-        say(self._line(step, interval, scalars))
+    def write_checkpoint_stall(self, step: int, stall_s: float) -> None:
+        """Seconds that training stood still for the checkpoint after `step`."""
+        self.sinks.write(step, {"checkpoint/stall_s": stall_s})
 
-    def scalars(self, interval: Interval, learning_rate_factor: float) -> dict[str, float]:
-        """Every value that is recorded, by TensorBoard tag."""
+    def values(self, interval: Interval, learning_rate_factor: float) -> dict[str, float]:
+        """What is recorded of an interval, by tag."""
         losses, wall_s, steps = interval.losses(), max(interval.wall_s, 1e-9), max(interval.num_steps, 1)
-        values = {f"loss/{name}": value for name, value in losses.items()}
-        values["loss/total"] = interval.total(self.loss_weights)
+        values = {f"loss/{name}": value for name, value in losses.items()} | mean_losses(interval.by_task)
+        values["loss/total"] = interval.total(self.config.loss_weights.model_dump())
+        for part in self.config.trained_parts:
+            values[f"learning_rate/{part}"] = getattr(self.config.learning_rates, part) * learning_rate_factor
+        flop = self.flops.of(interval.num_photos, interval.num_tokens, interval.num_conversations, interval.num_masks)
         values |= {
             "optimizer/learning_rate_factor": learning_rate_factor,
             "optimizer/gradient_norm": interval.gradient_norm / steps,
@@ -85,59 +85,28 @@ class Telemetry:
             "speed/tokens_per_s": interval.num_tokens / wall_s,
             "speed/step_s": interval.wall_s / steps,
             "speed/data_wait_share": interval.parts_s.get("data_wait", 0.0) / wall_s,
+            "speed/tflop_per_s": flop / 1e12 / wall_s / self.num_workers,
             "data/set_aside": interval.num_set_aside,
             "optimizer/skipped_steps": interval.num_skipped,
         }
+        if self.peak_tflops is not None:
+            values["speed/mfu"] = values["speed/tflop_per_s"] / self.peak_tflops
         return values | {f"time_s/{part}": seconds / steps for part, seconds in interval.parts_s.items()}
 
-    def _line(self, step: int, interval: Interval, scalars: dict[str, float]) -> str:
-        left_s = (self.num_steps - step) * scalars["speed/step_s"]
-        parts = " ".join(f"{name} {scalars[f'loss/{name}']:.3f}" for name in ("text", "bce", "dice"))
-        line = (f"step {step}/{self.num_steps}  loss {scalars['loss/total']:.3f} ({parts})"
-                f"  lr x{scalars['optimizer/learning_rate_factor']:.3f}  grad {scalars['optimizer/gradient_norm']:.2f}"
-                f"  {scalars['speed/images_per_s']:.1f} images/s  {scalars['speed/tokens_per_s']:.0f} tokens/s"
-                f"  data wait {scalars['speed/data_wait_share']:.0%}  {format_duration(left_s)} left")
+    def _line(self, step: int, interval: Interval, values: dict[str, float]) -> str:
+        parts = " ".join(f"{name} {values[f'loss/{name}']:.3f}" for name in ("text", "bce", "dice"))
+        line = (f"step {step}/{self.config.steps}  loss {values['loss/total']:.3f} ({parts})"
+                f"  lr x{values['optimizer/learning_rate_factor']:.3f}  grad {values['optimizer/gradient_norm']:.2f}"
+                f"  {values['speed/images_per_s']:.1f} images/s  {values['speed/tokens_per_s']:.0f} tokens/s")
+        line += f"  MFU {values['speed/mfu']:.0%}" if "speed/mfu" in values else ""
+        line += f"  data wait {values['speed/data_wait_share']:.0%}  {format_duration(values['progress/left_s'])} left"
         line += f"  {interval.num_set_aside} set aside" if interval.num_set_aside else ""
         return line + (f"  {interval.num_skipped} STEPS SKIPPED" if interval.num_skipped else "")
 
-    def upload(self) -> None:
-        """Bring the event files to the run's folder."""
-        self._writer.flush()
-        if self._is_remote:
-            upload_folder(self._folder, self.uri)
+    def flush(self) -> None:
+        """Bring what was recorded to where it can be read."""
+        self.sinks.flush()
 
     def close(self) -> None:
-        """Upload a last time and let go of the files."""
-        self._writer.close()
-        if self._is_remote:
-            upload_folder(self._folder, self.uri)
-        if self._temporary:
-            self._temporary.cleanup()
-
-
-def say(text: str) -> None:
-    """A console line. Not `print`: Ray Train replaces that in its workers, and each line would come twice."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
-
-
-def format_duration(seconds: float) -> str:
-    """`45s`, `3m20s`, `2h05m`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-
-
-def _build_gauges(run: str) -> dict:
-    from ray.util.metrics import Gauge
-
-    names = {"loss/total": "pixellm_train_loss", "speed/images_per_s": "pixellm_train_images_per_s",
-             "speed/tokens_per_s": "pixellm_train_tokens_per_s", "speed/data_wait_share": "pixellm_train_data_wait_share"}
-    gauges = {}
-    for tag, name in names.items():
-        gauges[tag] = Gauge(name, description=f"{tag} of the last interval of a training run", tag_keys=("run",))
-        gauges[tag].set_default_tags({"run": run})
-    return gauges
+        """Flush a last time and let go of everything."""
+        self.sinks.close()

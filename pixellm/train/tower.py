@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pixellm.data.manifest import read_manifest
+from pixellm.data.prefetch import Prefetcher
 from pixellm.data.schema import Region, region_rle
-from pixellm.data.stream import BatchStream, Prefetcher, StreamedRow, read_mixture
+from pixellm.data.spans import StreamedRow, read_mixture
+from pixellm.data.stream import BatchStream
 from pixellm.errors import ShardError
 from pixellm.masks import rle_to_mask, union_rles
 from pixellm.model.losses import dice, refined_bce
@@ -31,8 +33,8 @@ from pixellm.model.processing_pixellm import PixelLMImageProcessor
 from pixellm.photos import upright_rgb
 from pixellm.settings import StrictModel
 from pixellm.storage import join_uri, open_filesystem
+from pixellm.train.console import format_duration
 from pixellm.train.step import learning_rate_factor
-from pixellm.train.telemetry import format_duration
 
 BATCHES_AHEAD = 4
 PATCH_WEIGHTS = (0.3, 2.0)  # of a patch that shows nothing named, and of one that is covered whole

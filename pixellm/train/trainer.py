@@ -1,30 +1,31 @@
 """A configuration to a finished run: prepares the base model, starts Ray Train with the right resources, and says where the result is."""
 
-import tempfile
+import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.exceptions import RayActorError
+from ray.train import ControllerError, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pixellm.data.manifest import read_manifest
-from pixellm.data.prompts import ANSWERS, QUESTIONS
-from pixellm.data.sources import shapes_questions
 from pixellm.data.stream import READ_CPUS
 from pixellm.errors import PixelLMError
-from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor, presets
-from pixellm.storage import exists, join_uri, open_filesystem, upload_folder
+from pixellm.storage import open_filesystem
+from pixellm.train.base import prepare_base
 from pixellm.train.checkpoint import checkpoint_step, find_latest_checkpoint
-from pixellm.train.config import RANDOM_TINY, TrainConfig
+from pixellm.train.config import TrainConfig
+from pixellm.train.history import is_over
 from pixellm.train.loop import train_worker
+from pixellm.train.validation import validating
 
-BASE_FOLDER = "base"
+RESTART_PAUSE_S = 5.0
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """`checkpoint_uri` of the last step; `was_done` when the run had reached it before and nothing was trained now."""
+    """`checkpoint_uri` of the last step, which comes before `steps` where validation stopped the run early; `was_done` when the run had
+    reached it before and nothing was trained now."""
 
     checkpoint_uri: str
     step: int
@@ -38,47 +39,33 @@ def train(config: TrainConfig) -> TrainResult:
     the run's checkpoint is of other data or another model; DivergedError.
     """
     latest = find_latest_checkpoint(config.run_uri)
-    if latest is not None and (done := checkpoint_step(latest)) >= config.steps:
+    if latest is not None and ((done := checkpoint_step(latest)) >= config.steps or is_over(config)):
         return TrainResult(latest, done, was_done=True)
-    for entry in config.data:
-        read_manifest(entry.uri)
+    for uri in [*(entry.uri for entry in config.data), *([config.validation.shards] if config.validation else [])]:
+        read_manifest(uri)
     _warn_if_short(config)
     base_uri = prepare_base(config)
-    stopped = build_trainer(config, base_uri).fit().return_value
-    if isinstance(stopped, PixelLMError):
-        raise stopped
+    with validating(config):
+        stopped = fit(config, base_uri).return_value
+        if isinstance(stopped, PixelLMError):
+            raise stopped
     latest = find_latest_checkpoint(config.run_uri)
     assert latest is not None, "a finished run has a checkpoint of its last step"
     return TrainResult(latest, checkpoint_step(latest), was_done=False)
 
 
-def prepare_base(config: TrainConfig) -> str:
-    """URI of the model directory that the run starts from. A model with random weights is written into the run's folder first, once."""
-    if config.model != RANDOM_TINY:
-        return base_uri_of(config)
-    uri = base_uri_of(config)
-    if not exists(join_uri(uri, "processor_config.json")):
-        model, processor = build_random_tiny(config.seed)
-        with tempfile.TemporaryDirectory(prefix="pixellm-base-") as folder:
-            model.save_pretrained(folder)
-            processor.save_pretrained(folder)
-            upload_folder(folder, uri)
-    return uri
-
-
-def build_random_tiny(seed: int) -> tuple[PixelLMForConditionalGeneration, PixelLMProcessor]:
-    """`tiny` with random weights; its tokenizer knows the drawn scenes' questions and the question templates."""
-    texts = [*shapes_questions.all_texts(), *ANSWERS, *(text for each in QUESTIONS.values() for text in each)]
-    return presets.build_tiny(texts, seed)
-
-
-def base_uri_of(config: TrainConfig) -> str:
-    """Where the model directory lies that `config.model` names."""
-    if config.model == RANDOM_TINY:
-        return join_uri(config.run_uri, BASE_FOLDER)
-    if config.model == "tiny":
-        return str(presets.pretrained_dir("tiny"))
-    return config.model if "://" in config.model else str(Path(config.model).expanduser().absolute())
+def fit(config: TrainConfig, base_uri: str) -> Result:
+    """Ray Train starts workers again by itself, but gives up when its controller fails, or dies: then this starts the controller again."""
+    num_failures = 0
+    while True:
+        try:
+            return build_trainer(config, base_uri).fit()
+        except (ControllerError, RayActorError) as error:
+            num_failures += 1
+            if 0 <= config.max_failures < num_failures:
+                raise
+            print(f"starting again after failure {num_failures} of the run's controller: {error}", flush=True)
+            time.sleep(RESTART_PAUSE_S)
 
 
 def build_trainer(config: TrainConfig, base_uri: str) -> TorchTrainer:

@@ -10,8 +10,8 @@ from typing import TypeVar
 from pixellm.errors import StorageUnavailableError
 from pixellm.storage import join_uri
 from pixellm.train.checkpoint import TrainingCheckpoint, checkpoint_name, upload_checkpoint, write_checkpoint
+from pixellm.train.console import say
 from pixellm.train.retention import remove_unneeded
-from pixellm.train.telemetry import say
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 15.0
 ABANDON_TIMEOUT_S = 20.0
@@ -37,11 +37,11 @@ def keep_trying(function: Callable[[], T], patience_s: float, what: str) -> T:
 class CheckpointWriter:
     """One checkpoint at a time. What goes wrong in the thread is raised by the next call.
 
-    `after` is called in the thread when a checkpoint is complete.
+    `before` is called in the thread before a checkpoint goes to storage: what belongs to its steps is there when it is complete.
     """
 
-    def __init__(self, run_uri: str, keep_last: int, keep_best: int, patience_s: float, after: Callable[[], None]):
-        self.run_uri, self.keep_last, self.keep_best, self.patience_s, self.after = run_uri, keep_last, keep_best, patience_s, after
+    def __init__(self, run_uri: str, keep_last: int, keep_best: int, patience_s: float, before: Callable[[], None]):
+        self.run_uri, self.keep_last, self.keep_best, self.patience_s, self.before = run_uri, keep_last, keep_best, patience_s, before
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -81,9 +81,9 @@ class CheckpointWriter:
 
     def _write(self, checkpoint: TrainingCheckpoint) -> None:
         uri = join_uri(self.run_uri, checkpoint_name(checkpoint.progress.step))
+        keep_trying(self.before, self.patience_s, f"what goes before {uri}")
         with tempfile.TemporaryDirectory(prefix="pixellm-checkpoint-") as folder:
             write_checkpoint(Path(folder), checkpoint)
             keep_trying(lambda: upload_checkpoint(Path(folder), uri), self.patience_s, f"upload of {uri}")
         say(f"checkpoint {uri}")
         keep_trying(lambda: remove_unneeded(self.run_uri, self.keep_last, self.keep_best), self.patience_s, "removing old checkpoints")
-        keep_trying(self.after, self.patience_s, f"what follows {uri}")

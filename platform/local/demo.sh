@@ -53,7 +53,7 @@ On held-out scenes, by free generation:
   demo-output/answer.png           the served model's answer to one question
 
 To look further:
-  make serve                                              serve the trained model, with a page that documents it
+  make serve                                              serve the trained model, with a page to ask it
   .venv/bin/tensorboard --logdir demo-output/tensorboard  losses and speed of the training
 
 The demo took $(seconds_since "$started") s."

@@ -20,7 +20,7 @@ if ! run_job "$LOGS/deploy.log" python -m jobs.deploy --config serve/configs/tin
     die "the model could not be deployed (has 'make demo' run to its end?); the whole output is in $LOGS/deploy.log"
 fi
 say "
-serving at http://127.0.0.1:$SERVE_PORT/v1/segment, documented at http://127.0.0.1:$SERVE_PORT/docs
+serving: a page at http://127.0.0.1:$SERVE_PORT/ and an API that http://127.0.0.1:$SERVE_PORT/docs describes
   curl -F image=@photo.jpg -F question='Which of these can roll?' http://127.0.0.1:$SERVE_PORT/v1/segment
 Ray's dashboard: $RAY_API, token $RAY_AUTH_TOKEN
 Ctrl-C stops everything."

@@ -47,7 +47,7 @@ def add_huggingface_route(api: FastAPI, config: AppConfig, model: Model) -> None
             body = await asyncio.to_thread(parse_json, data, TaskRequest, False)
             threshold = body.parameters.threshold if body.parameters else None
             data = await asyncio.to_thread(decode_base64, body.inputs, "inputs")
-        answer = await answer_question(data, question, config, model)
+        answer = await answer_question(request, data, question, config, model)
         kept = [mask for mask in answer.masks if threshold is None or mask.score >= threshold]
         encoded = [(await asyncio.to_thread(to_format, mask, "png")).segmentation for mask in kept]
         return [TaskMask(label=mask.label, score=mask.score, mask=str(png)) for mask, png in zip(kept, encoded, strict=True)]

@@ -1,7 +1,7 @@
 """Label Studio's machine learning backend: `GET /health`, `POST /setup`, `/predict`, `/webhook` below `/adapters/label_studio`.
 
 The question of a task is the text of the region that somebody drew or wrote (`params.context`), else the task's `data.question`, else it
-is asked for the labels of the project. This server fetches no URL: a task's photo is a `data:` URL or base64.
+is asked for the labels of the project. A task's photo is a `data:` URL or base64, and an https URL where the deployment fetches those.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from pixellm.masks import rle_to_mask
 from serve.adapters.common import answer_question
 from serve.adapters.label_studio_rle import encode_brush
 from serve.config import AppConfig
-from serve.limits import JSON, decode_base64, read_json
+from serve.limits import JSON, read_image, read_json
 from serve.messages import Model
 from serve.openapi import problem_responses, ref, request_body
 from serve.problems import ApiError
@@ -119,8 +119,8 @@ def add_label_studio_routes(api: FastAPI, config: AppConfig, model: Model) -> No
             image = task.data.get(tags.image_key)
             if not isinstance(image, str):
                 raise ApiError(422, "image_missing", f"A task's data has no text {tags.image_key}, which the Image tag names.", "tasks")
-            data = await asyncio.to_thread(decode_base64, image, "tasks")
-            found = await answer_question(data, to_question(task, context, tags.labels), config, model)
+            data = await read_image(image, config, "tasks")
+            found = await answer_question(request, data, to_question(task, context, tags.labels), config, model)
             regions = [await asyncio.to_thread(to_region, mask, found, tags) for mask in found.masks]
             score = min((region.score for region in regions), default=0.0)
             return Prediction(result=regions, score=score, model_version=config.model_name)

@@ -52,7 +52,7 @@ def add_roboflow_route(api: FastAPI, config: AppConfig, model: Model) -> None:
         data = await receive(request, config, Request.body)
         if media_type(request) == TEXT:
             data = await asyncio.to_thread(lambda: decode_base64(data.decode("ascii", "replace"), "body"))
-        return to_inference(await answer_question(data, question, config, model))
+        return to_inference(await answer_question(request, data, question, config, model))
 
 
 def to_inference(answer: SegmentResponse) -> Inference:

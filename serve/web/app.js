@@ -58,8 +58,9 @@ function onNews(turn) {
   if (turn.status === "asking") say("Asking.");
   if (turn.status === "done") say(`Answer: ${turn.text} ${turn.masks.length} ${turn.masks.length === 1 ? "mask" : "masks"}.`);
   if (turn.error?.status === 401) byId("key-field").hidden = false;
+  if (turn.error?.code === "model_not_found") models = []; // the server has others now
   render();
-  byId("transcript").scrollTop = byId("transcript").scrollHeight;
+  if (turn.status !== "answering" && turn.status !== "waiting") byId("transcript").lastElementChild.scrollIntoView({block: "end"});
 }
 
 function render() {
@@ -84,7 +85,7 @@ const say = (text) => (byId("spoken").textContent = text);
 
 async function takePhoto(file, questions = []) {
   if (!file) return;
-  byId("photo-problem").hidden = true;
+  refusePhoto("");
   try {
     const photo = await readPhoto(file);
     if (conversation.photo) URL.revokeObjectURL(conversation.photo.url);
@@ -92,13 +93,16 @@ async function takePhoto(file, questions = []) {
     stage.setPhoto(photo);
   } catch (error) {
     if (!(error instanceof PhotoError)) throw error;
-    byId("photo-problem").textContent = error.message;
-    byId("photo-problem").hidden = false;
-    return;
+    return refusePhoto(error.message);
   }
   reset(questions);
   say(`The photo ${conversation.photo.name} is ready. Ask about it.`);
   if (matchMedia("(pointer: fine)").matches) byId("question").focus(); // on a phone this would open the keyboard over the photo
+}
+
+function refusePhoto(reason) {
+  byId("photo-problem").textContent = reason;
+  byId("photo-problem").hidden = !reason;
 }
 
 function reset(questions) {
@@ -191,7 +195,8 @@ document.addEventListener("keydown", (event) => {
 
 byId("examples").append(...EXAMPLES.map((example) => {
   const button = element("button", {type: "button"}, element("img", {src: urlOf(example), alt: example.alt, width: 96, height: 96}));
-  button.addEventListener("click", async () => takePhoto(await toFile(example), example.questions));
+  button.addEventListener("click", () => toFile(example).then((file) => takePhoto(file, example.questions),
+                                                               () => refusePhoto("The server cannot be reached. Check the connection.")));
   return element("li", {}, button);
 }));
 render();

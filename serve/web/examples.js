@@ -1,12 +1,10 @@
 // Drawn scenes to try, each with questions that the small model understands. Made by pixellm.data.sources.shapes.
 
 export const EXAMPLES = [
-  {file: "scene-10.jpg", alt: "Three rings and a triangle", questions: ["Show me all that have a hole.", "What has corners?"]},
-  {file: "scene-6.jpg", alt: "Circles, a ring, a cross, a square and a triangle", questions: [
-    "Show me all that are not yellow.", "Where is the largest one and the one behind it?"]},
-  {file: "scene-12.jpg", alt: "Squares, triangles, a star and a ring", questions: ["Which of these are green?", "What can roll?"]},
-  {file: "scene-14.jpg", alt: "Rings, stars, a cross and a triangle", questions: [
-    "Which of these are not blue?", "Which is the largest one and which is the smallest one?"]},
+  {file: "scene-96.jpg", alt: "Two circles, a ring, a square and a star", questions: ["What can roll?", "What has a hole?"]},
+  {file: "scene-71.jpg", alt: "A square, two triangles and a star", questions: ["Show me all that have corners.", "Which of these are not white?"]},
+  {file: "scene-67.jpg", alt: "A cross, a ring, a triangle, a circle and a star", questions: ["Which of these are not red?", "What can roll?"]},
+  {file: "scene-32.jpg", alt: "A star, two rings and a cross", questions: ["Find everything with a hole.", "What is not blue?"]},
 ];
 
 const FOLDER = new URL("examples/", import.meta.url);

@@ -22,7 +22,7 @@ const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
 /** For Python with the package `openai`. JSON's texts are Python's, too. */
 export function toPython({photo, turns, question, model, hasKey}) {
-  const messages = toMessages(turns, question, PHOTO).map((message) => `    ${JSON.stringify(message)},`).join("\n");
+  const messages = JSON.stringify(toMessages(turns, question, PHOTO), null, 4);
   const key = hasKey ? `os.environ["PIXELLM_API_KEY"]` : `"none"`;
   return `${hasKey ? "import base64\nimport os" : "import base64"}
 
@@ -30,9 +30,7 @@ from openai import OpenAI
 
 with open(${JSON.stringify(photo.name)}, "rb") as file:
     photo = "data:${photo.type};base64," + base64.b64encode(file.read()).decode()
-messages = [
-${messages.replace(`"${PHOTO}"`, () => "photo")}
-]
+messages = ${messages.replace(`"${PHOTO}"`, () => "photo")}
 client = OpenAI(base_url=${JSON.stringify(`${SERVER}v1`)}, api_key=${key})
 message = client.chat.completions.create(model=${JSON.stringify(model)}, messages=messages).choices[0].message
 print(message.content)

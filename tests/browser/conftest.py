@@ -15,6 +15,7 @@ from serve.ingress import build_api
 from tests.browser.doubles import PageModel
 
 SCREENSHOTS = Path(os.environ.get("PIXELLM_SCREENSHOTS") or ".local/screenshots")
+TIMEOUT_MS = 60_000  # of each step: long, as the tests say what happens and not how fast
 
 
 def pytest_collection_modifyitems(items):
@@ -29,8 +30,9 @@ def browser():
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not chromium:
         pytest.skip("no Chromium on this machine; apt-get install chromium")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"] if os.geteuid() == 0 else [])
         yield launched
@@ -66,7 +68,7 @@ def open_page(browser, server):
     def open_one(url: str = server, **options):
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, "reduced_motion": "reduce", **options})
         contexts.append(context)
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(TIMEOUT_MS)
         page = context.new_page()
         page.on("pageerror", lambda error: failures.append(f"{error}"))
         page.on("console", lambda message: failures.append(message.text) if "Content Security Policy" in message.text else None)

@@ -86,4 +86,4 @@ def test_a_screen_reader_hears_names_and_changes(page, model):
     expect(page.get_by_role("article", name="What is where?")).to_be_visible()
     expect(page.get_by_role("list", name="Masks").get_by_role("button", pressed=True)).to_have_count(3)
     expect(page.get_by_role("img", name="Your photo: photo.png")).to_be_visible()
-    expect(page.get_by_role("slider", name="Colour")).to_have_attribute("aria-valuetext", "50 %")
+    expect(page.get_by_role("slider", name="Opacity")).to_have_attribute("aria-valuetext", "50 %")

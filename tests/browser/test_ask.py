@@ -13,7 +13,7 @@ from tests.browser.conftest import SCREENSHOTS
 from tests.browser.doubles import ANSWER
 
 
-def until(holds, timeout_s: float = 20) -> None:
+def until(holds, timeout_s: float = 60) -> None:
     """Waits for what a server thread does."""
     end_s = time.monotonic() + timeout_s
     while not holds():
@@ -22,8 +22,8 @@ def until(holds, timeout_s: float = 20) -> None:
 
 
 def test_the_first_mask_takes_at_most_three_clicks(page):
-    page.get_by_role("button", name="Three rings and a triangle").click()
-    page.get_by_role("button", name="Show me all that have a hole.").click()
+    page.get_by_role("button", name="A star, two rings and a cross").click()
+    page.get_by_role("button", name="Find everything with a hole.").click()
     expect(page.locator(".switch")).to_have_count(3)
     assert painted(page, 0.1, 0.1)[3] > 0
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
@@ -60,6 +60,18 @@ def test_a_question_that_follows_knows_the_ones_before_it(page, model):
     choose_photo(page)
     ask_to_the_end(page, "And now?")
     assert model.segmenter.asked[-1] == ("And now?", ())
+
+
+def test_the_newest_question_is_in_sight(open_page):
+    for width in (1280, 390):
+        page = open_page(viewport={"width": width, "height": 844})
+        choose_photo(page)
+        for number in range(4):
+            ask_to_the_end(page, f"Question {number}?")
+        expect(page.locator(".code:visible").last).to_be_in_viewport()
+        form = page.locator("#ask").bounding_box()
+        last = page.locator(".code:visible").last.bounding_box()
+        assert last["y"] + last["height"] <= form["y"], "the form hides the answer"
 
 
 def test_stopping_frees_the_server_and_the_page(page, model):

@@ -71,6 +71,12 @@ def test_a_lost_connection_before_the_answer(page, model):
     expect(page.locator(".switch")).to_have_count(3)
 
 
+def test_an_example_without_a_connection_is_explained(page):
+    page.context.set_offline(True)
+    page.get_by_role("button", name="A star, two rings and a cross").click()
+    expect(page.get_by_role("alert")).to_have_text("The server cannot be reached. Check the connection.")
+
+
 def test_an_answer_that_breaks_off_keeps_what_came(page, server):
     """A stream that ends without its last event, as when a proxy or the server goes away."""
     begun = 'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":"I see"}}]}\n\n'

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from pixellm.data.collate import Collator, SetAsideCounter
-from pixellm.data.schema import Conversation, build_region
+from pixellm.data.schema import TASKS, Conversation, build_region
 from pixellm.data.sources.shapes import ShapesSource
-from pixellm.data.stream import StreamedRow
+from pixellm.data.spans import StreamedRow
 from pixellm.errors import RowError, TooManyRejectedError
 from pixellm.masks import mask_to_rle
 from pixellm.model.packing import pack_mask, unpack_batch
@@ -112,17 +112,23 @@ def test_a_conversation_that_is_too_long_is_set_aside_alone():
     assert "tokens" in batch.set_aside[0].detail
 
 
-def test_too_many_bad_rows_stop_the_run():
+def test_too_many_bad_rows_stop_the_run_on_every_worker_and_after_a_resume():
     rows = stream([make_row(index, image=b"x") if index % 4 == 0 else make_row(index) for index in range(40)])
     batches = [make_collator().build(rows[start:start + 2]) for start in range(0, 40, 2)]
-    counter = SetAsideCounter(0.05)
-    with pytest.raises(TooManyRejectedError, match=r"6 of .* max_rejected_share is 0.05; the last one, test/train/20: photo_unreadable"):
+
+    def count(counter, batches, is_mine=True):
         for batch in batches:
-            counter.add(batch)
-    patient = SetAsideCounter(0.5)
-    for batch in batches:
-        patient.add(batch)
-    assert (patient.num_rows, patient.num_set_aside) == (40, 10)
+            counter.add(len(batch.consumed), len(batch.set_aside), batch.set_aside if is_mine else [])
+        return counter
+
+    with pytest.raises(TooManyRejectedError, match=r"6 of .* max_rejected_share is 0.05; the last one here, test/train/20: photo_unread"):
+        count(SetAsideCounter(0.05), batches)
+    with pytest.raises(TooManyRejectedError, match=r"6 of .* rows could not be used, max_rejected_share is 0.05$"):
+        count(SetAsideCounter(0.05), batches, is_mine=False)
+    state = count(SetAsideCounter(0.05), batches[:8]).state
+    with pytest.raises(TooManyRejectedError, match=r"6 of 22 rows"):
+        count(SetAsideCounter(0.05, **state), batches[8:])
+    assert count(SetAsideCounter(0.5), batches).state == {"num_rows": 40, "num_set_aside": 10}
 
 
 def test_what_travels_packed_is_what_the_model_takes():
@@ -135,7 +141,7 @@ def test_what_travels_packed_is_what_the_model_takes():
         conversations = [replace(each, photo_index=i) for i, example in enumerate(examples) for each in example.conversations]
         packed = collator.build(stream(rows)).tensors
         found, wanted = unpack_batch(packed), processor.collate([example.photo for example in examples], conversations, resolution)
-        assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+        assert found.keys() - wanted.keys() == {"task_index"} and all(torch.equal(found[name], wanted[name]) for name in wanted)
         assert {packed[name].dtype for name in ("pixels", "target_masks", "target_valid")} == {torch.uint8}
     images, mask = processor.image_processor, np.zeros((70, 90), bool)
     mask[11:50, 7:31] = True
@@ -177,3 +183,11 @@ def test_a_large_photo_is_decoded_at_a_scale():
     small = io.BytesIO()
     photo.resize((2 * side, side)).save(small, "JPEG")
     assert decode_photo(small.getvalue(), side)[0].size == (2 * side, side), "a photo that is not large is decoded in full"
+
+
+def test_each_conversation_carries_its_task():
+    long = Conversation(question="why " * 400, answer="No.", targets=[], task="vqa")
+    rows = [make_row(0), make_row(1)]
+    rows[1]["conversations"] = [long, Conversation(question="Cat?", answer="The cat {seg}.", targets=[[0]], task="referring")]
+    tasks = make_collator().build(stream(rows)).tensors["task_index"]
+    assert [TASKS[index] for index in tasks.tolist()] == ["reasoning", "referring"], "one that is set aside is not in it"

@@ -8,7 +8,8 @@ from collections import Counter
 import pytest
 
 from pixellm.data.mixture import BATCHES_PER_WINDOW, DataPosition, Mixture, MixtureSet, RowGroup, lanes_of_worker
-from pixellm.data.stream import StreamedRow, build_window
+from pixellm.data.spans import StreamedRow
+from pixellm.data.stream import build_window
 from pixellm.errors import ConfigError, ShardError
 
 SEED = 7

@@ -5,10 +5,12 @@ import threading
 
 import pytest
 
-from pixellm.data import stream
+from pixellm.data import spans
 from pixellm.data.mixture import RowGroup, Span
+from pixellm.data.prefetch import Prefetcher
 from pixellm.data.shards import ShardOptions, write_shards
-from pixellm.data.stream import Prefetcher, StreamedRow, build_window, list_row_groups, read_mixture, read_rows, read_span
+from pixellm.data.spans import StreamedRow, list_row_groups, read_mixture, read_rows, read_span
+from pixellm.data.stream import build_window
 from pixellm.errors import ShardError
 from tests.data.rows import make_row
 
@@ -43,19 +45,19 @@ def test_a_later_visit_has_keys_of_its_own(folder):
 def test_an_object_that_cannot_be_read_is_tried_again_and_then_named(folder, monkeypatch):
     pauses, group = [], list_row_groups(folder)[0]
     span = Span(group, 0, 0, 0, group.num_rows)
-    opened, whole = stream.open_filesystem, read_span(span, 0)
+    opened, whole = spans.open_filesystem, read_span(span, 0)
 
     def fails_twice(uri):
         if len(pauses) < 2:
             raise OSError("the store is away")
         return opened(uri)
 
-    monkeypatch.setattr(stream.time, "sleep", pauses.append)
-    monkeypatch.setattr(stream, "open_filesystem", fails_twice)
+    monkeypatch.setattr(spans, "sleep", pauses.append)
+    monkeypatch.setattr(spans, "open_filesystem", fails_twice)
     assert read_span(span, 0).equals(whole) and pauses == [1.0, 2.0]
-    monkeypatch.setattr(stream, "open_filesystem", opened)
+    monkeypatch.setattr(spans, "open_filesystem", opened)
     lost = Span(RowGroup(f"{folder}/shard-09999.parquet", 0, 4, 100), 0, 0, 0, 4)
-    with pytest.raises(ShardError, match=r"cannot read row group 0 of .*shard-09999.parquet in 5 attempts"):
+    with pytest.raises(ShardError, match=r"cannot read row group 0 of .*shard-09999.parquet in 7 attempts"):
         read_span(lost, 0)
 
 

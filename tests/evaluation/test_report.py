@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pixellm.data.mixture import RowGroup
 from pixellm.data.schema import Conversation, build_region
 from pixellm.data.shards import ShardOptions, write_shards
-from pixellm.data.stream import RowGroup
 from pixellm.drawing import color_of
 from pixellm.evaluation.evaluate import EvaluateConfig, Evaluation, ScoredAnswer, fill_row, plan_parts, read_photos
 from pixellm.evaluation.metrics import score_question

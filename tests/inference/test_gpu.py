@@ -11,8 +11,7 @@ from pixellm.inference.int8 import use_int8_weights
 from pixellm.inference.requests import Request
 from pixellm.inference.segmenter import Segmenter
 from pixellm.inference.stepper import Stepper
-from pixellm.testing import random_photo
-from tests.inference.models import mini_photos, photo_inputs
+from tests.inference.models import QUESTIONS, mini_photos, photo_inputs, photos
 from tests.inference.stepping import MASK_TOLERANCE, ask, run, some_request
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -26,10 +25,10 @@ def no_tf32(monkeypatch):
 
 def _random_requests(speaking, num_requests: int) -> list[Request]:
     rng, processor = random.Random(0), speaking[1]
-    photos = photo_inputs(processor)
+    inputs = photo_inputs(processor)
     words = ("red", "the", "green ring", "where is", "circle?", "one", "other")
     questions = [" ".join(rng.choices(words, k=rng.randint(1, 12))) for _ in range(num_requests)]
-    return [Request(photos[index % len(photos)], processor.prompt_ids(question), rng.randint(4, 40))
+    return [Request(inputs[index % len(inputs)], processor.prompt_ids(question), rng.randint(4, 40))
             for index, question in enumerate(questions)]
 
 
@@ -58,6 +57,5 @@ def test_bfloat16_and_eight_bits_answer(speaking, int8):
     model = copy.deepcopy(speaking[0]).to(torch.bfloat16)
     if int8:
         use_int8_weights(model)
-    answers = Segmenter(model.cuda(), speaking[1]).segment([random_photo(60, 90, seed) for seed in range(8)],
-                                                            ["where is the red circle?"] * 8, max_new_tokens=40)
+    answers = Segmenter(model.cuda(), speaking[1]).segment(photos(), QUESTIONS, max_new_tokens=40)
     assert all(answer.num_tokens for answer in answers) and any(answer.targets for answer in answers)

@@ -1,8 +1,11 @@
 """Counts against sums by hand: on the smallest preset, and Segment Anything's tower."""
 
 import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pixellm.model.flops import Workload, count_pixellm, count_sam_based
+from pixellm.model.flops import Workload, count_flops, count_pixellm, count_sam_based, count_training
+from pixellm.model.modeling_pixellm import PixelLMForConditionalGeneration
 from pixellm.model.presets import tiny_config
 
 WORKLOAD = Workload(prompt_tokens=20, answer_tokens=7, num_targets=3)
@@ -74,3 +77,27 @@ def test_the_sam_based_model():
 def test_no_target_and_no_answer_are_nothing_to_decode():
     parts = count_pixellm(tiny_config(), Workload(prompt_tokens=1, answer_tokens=1, num_targets=0))
     assert parts["language model, decode"] == 0 and parts["language model, prefill"] > 0
+
+
+@pytest.mark.parametrize("frozen", [(), ("vision_tower", "projector"), ("vision_tower", "projector", "codebook", "language_model")])
+def test_training_against_a_counted_step(frozen):
+    """Forward and backward of a real batch: what the estimate leaves out is the codebook's own products and the padding."""
+    model = PixelLMForConditionalGeneration(tiny_config())
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.partition(".")[0] not in frozen)
+    config, length, masks_each = model.config, 90, 3
+    group = torch.tensor(config.codebook_token_ids)
+    ids = torch.full((2, length), 5)
+    ids[:, :config.num_image_tokens] = config.image_token_id
+    for place in range(masks_each):
+        start = 50 + place * (len(group) + 1)
+        ids[:, start:start + len(group)] = group
+
+    def step() -> None:
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the counter does not know the CPU's fused attention
+            output = model(torch.randn(2, 3, 96, 96), torch.tensor([[96, 96]] * 2), torch.arange(2), ids, torch.ones_like(ids))
+            (output.logits.float().sum() + output.mask_logits.sum()).backward()
+
+    parts = {"vision_tower", "projector", "codebook", "language_model", "mask_head"} - set(frozen)
+    estimate = count_training(config, parts, has_adapters=False)
+    assert estimate.of(2, 2 * length, 2, 2 * masks_each) == pytest.approx(count_flops(step), rel=0.05)

@@ -146,7 +146,7 @@ def loss_errors(meta: dict, logits: Tensor, labels: Tensor, masks: Tensor, targe
     valid, question = torch.ones_like(targets), torch.zeros(len(targets), dtype=torch.int64)
     text, num_tokens = text_loss(logits, labels)
     plain, doubled = (refined_bce(masks, targets, valid, question, alpha).mean() for alpha in (1.0, 2.0))
-    found = {"ce": text / num_tokens, "bce_weighted": meta["weights"]["bce"] * plain,
+    found = {"ce": text.sum() / num_tokens.sum(), "bce_weighted": meta["weights"]["bce"] * plain,
              "dice_weighted": meta["weights"]["dice"] * dice(masks, targets, valid).mean(), "overlap_unweighted": doubled - plain}
     found["total"] = meta["weights"]["ce"] * found["ce"] + found["bce_weighted"] + found["dice_weighted"]
     return {f"loss_{name}": abs(float(value) - meta["losses"][name]) for name, value in found.items()}

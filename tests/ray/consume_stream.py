@@ -13,7 +13,8 @@ from pathlib import Path
 import ray
 
 from pixellm.data.mixture import DataPosition, lanes_of_worker
-from pixellm.data.stream import BatchStream, read_mixture
+from pixellm.data.spans import read_mixture
+from pixellm.data.stream import BatchStream
 
 NUM_LANES, ROWS_PER_BATCH, SEED, STEPS_PER_CHECKPOINT = 4, 2, 5, 2
 

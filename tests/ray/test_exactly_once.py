@@ -16,7 +16,7 @@ from tests.data.rows import make_row
 from tests.ray.consume_stream import read_record
 
 pytestmark = pytest.mark.ray
-NUM_ROWS, NUM_STEPS = 40, 20  # 8 rows a step: four epochs, whole windows
+NUM_ROWS, NUM_STEPS = 40, 40  # 8 rows a step: eight epochs, whole windows
 
 
 def start(folder, record, num_workers):
@@ -25,7 +25,8 @@ def start(folder, record, num_workers):
 
 
 def kill(process):
-    """The run and every process of its Ray."""
+    """The run and every process of its Ray. It is stopped first: to find them all takes a while."""
+    os.kill(process.pid, signal.SIGSTOP)
     descendants = [process.pid]
     for parent in descendants:
         listed = subprocess.run(["pgrep", "-P", str(parent)], capture_output=True, text=True, check=False).stdout.split()
@@ -59,5 +60,5 @@ def test_kills_and_resizes_neither_repeat_nor_lose_a_row(tmp_path):
     assert len(steps) == NUM_STEPS and all(len(step) == 8 for step in steps)
     consumed = Counter(key for step in steps for key in step)
     assert set(consumed.values()) == {1}
-    for epoch in range(4):
+    for epoch in range(8):
         assert {key for key in consumed if key.startswith(f"{epoch} ")} == {f"{epoch} test/train/{i}" for i in range(NUM_ROWS)}

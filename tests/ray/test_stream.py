@@ -1,13 +1,17 @@
 """The stream on a real Ray: what the mixture says, in its order, from any position, and within its memory."""
 
+import os
 import time
 
 import pytest
+import ray
+from ray._private.internal_api import node_stats
 
 from pixellm.data.mixture import BATCHES_PER_WINDOW
 from pixellm.data.shards import ShardOptions, write_shards
-from pixellm.data.stream import BatchStream, build_window, read_mixture, read_rows, read_span
-from tests.data.rows import make_row
+from pixellm.data.spans import read_mixture, read_rows, read_span
+from pixellm.data.stream import BatchStream, build_window
+from tests.data.rows import make_photo, make_row
 
 pytestmark = pytest.mark.ray
 SEED, NUM_ROWS, ROWS_PER_BATCH = 5, 30, 2
@@ -61,28 +65,30 @@ def test_micro_batches_are_those_of_the_mixture_from_any_position(local_ray, mix
     later.close()
 
 
-def test_memory_stays_bounded_however_slow_the_consumer_is(local_ray, mixture):
-    """A window of both lanes takes 1.6 MB, so 8 MB hold five. With a bound of a gigabyte the same consumer has more before it."""
+def stored_bytes():
+    """What lies in this node's object store."""
+    (node,) = ray.nodes()
+    stats = node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], include_memory_info=False)
+    return stats.store_stats.object_store_bytes_used
 
-    def most_windows_waiting(memory_mb):
-        stream = BatchStream(mixture, [0, 1], mixture.start(ROWS_PER_BATCH), KeepKeys(200_000), memory_mb=memory_mb)
-        made, collate = [], stream._collate
 
-        def count(windows, *rest):
-            made.append(len(windows) // 2)  # of both lanes
-            return collate(windows, *rest)
+def test_memory_stays_bounded_however_slow_the_consumer_is(local_ray, tmp_path):
+    """Micro-batches of 200 kB, row groups of 1 MB: of 12 MB the store never holds more; of 60 MB the same consumer has more before it."""
+    rows = [make_row(index, image=make_photo() + os.urandom(20_000)) for index in range(400)]
+    write_shards(rows, str(tmp_path), ShardOptions(row_group_mb=1))
+    mixture = read_mixture([(str(tmp_path), None)], SEED, num_lanes=2)
 
-        stream._collate = count
-        batches, most = iter(stream), 0
-        for step in range(BATCHES_PER_WINDOW * 12):
-            for _ in stream.lanes:
-                next(batches)
-            time.sleep(0.05)  # slower than the stream is: it gets as far ahead as it may
-            most = max(most, sum(made) - step // BATCHES_PER_WINDOW)
+    def most_stored(memory_mb):
+        before, most = stored_bytes(), 0
+        batches = iter(BatchStream(mixture, [0, 1], mixture.start(ROWS_PER_BATCH), KeepKeys(200_000), memory_mb=memory_mb))
+        for _ in range(BATCHES_PER_WINDOW * 10 * 2):
+            next(batches)
+            time.sleep(0.02)  # slower than the stream is: it gets as far ahead as it may
+            most = max(most, stored_bytes() - before)
         batches.close()
         return most
 
-    assert most_windows_waiting(8) * 1.6 <= 8 < most_windows_waiting(1000) * 1.6
+    assert most_stored(12) <= 12e6 < most_stored(60) <= 60e6
 
 
 def test_row_groups_are_read_once_however_seldom_a_set_comes(local_ray, tmp_path):

@@ -7,9 +7,10 @@ import httpx
 import numpy as np
 
 from pixellm.errors import DeadlineError, InputError
+from pixellm.inference.load import EngineLoad
 from pixellm.inference.segmentation import Segmentation, Target, TextDelta
 from pixellm.masks import mask_to_rle, rle_area, rle_box_xywh
-from serve.config import AppConfig
+from serve.model_config import ModelConfig
 from serve.replica import ModelReplica
 
 
@@ -24,6 +25,10 @@ class RuleSegmenter:
     def __init__(self):
         self.asked, self.left = [], []
         self.num_running = 0
+
+    @property
+    def load(self):
+        return EngineLoad(num_slots=4, num_running=self.num_running, running_cost=self.num_running)
 
     def prepare_photo(self, image):
         return image
@@ -74,7 +79,7 @@ class RuleModel:
 
     def __init__(self, segmenter=None):
         self.segmenter, self.asks = segmenter or RuleSegmenter(), []
-        self._replica = ModelReplica(AppConfig(model="models/test"), lambda config: self.segmenter)
+        self._replica = ModelReplica(ModelConfig(model="models/test"), lambda config: self.segmenter)
 
     async def ask(self, ask):
         self.asks.append(ask)

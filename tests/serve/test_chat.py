@@ -87,10 +87,9 @@ def test_options_reach_the_model():
     model = RuleModel()
     complete(model=model, temperature=0.5, top_p=0.9, seed=7, stop=["end"], max_tokens=5)
     complete(model=model, temperature=0, stop="end", max_completion_tokens=1000, user="somebody", extra_body={"unheard_of": 1})
-    timeout_s = CONFIG.request_timeout_s
+    limits = {"timeout_s": CONFIG.request_timeout_s, "max_targets": CONFIG.max_targets}
     assert [ask.options for ask in model.asks] == [
-        AnswerOptions(temperature=0.5, top_p=0.9, seed=7, stop=("end",), timeout_s=timeout_s),
-        AnswerOptions(stop=("end",), timeout_s=timeout_s)]
+        AnswerOptions(temperature=0.5, top_p=0.9, seed=7, stop=("end",), **limits), AnswerOptions(stop=("end",), **limits)]
     assert [ask.max_new_tokens for ask in model.asks] == [5, CONFIG.max_new_tokens]
 
 

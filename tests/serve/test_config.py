@@ -1,8 +1,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from pixellm.errors import ConfigError
+from pixellm.inference.slots import SlotCache
+from pixellm.model import PixelLMForConditionalGeneration
+from pixellm.model.presets import preset_config
 from pixellm.settings import build_config, load_yaml
 from serve.config import AppConfig
 
@@ -14,8 +18,8 @@ def test_every_shipped_configuration_is_valid_and_stays_on_loopback(path):
     assert load_yaml(path, AppConfig).host == "127.0.0.1"
 
 
-def test_there_is_a_tiny_configuration():
-    assert "tiny" in [path.stem for path in CONFIGS]
+def test_there_is_a_configuration_for_each_preset():
+    assert {"tiny", "7b", "13b"} <= {path.stem for path in CONFIGS}
 
 
 def test_a_round_trip_through_a_dict_keeps_everything():
@@ -38,3 +42,23 @@ def test_a_round_trip_through_a_dict_keeps_everything():
 def test_wrong_values_are_named(values, message):
     with pytest.raises(ConfigError, match=message):
         build_config(AppConfig, {"model": "tiny", **values})
+
+
+@pytest.mark.parametrize("preset, gpu_gb, used_gb", [("7b", 40, 32.2), ("13b", 80, 62.8)])
+def test_the_large_models_fit_their_gpu_with_a_photo_for_every_slot(preset, gpu_gb, used_gb):
+    """The sums in the files' comments, from models on `meta`."""
+    config = load_yaml(CONFIGS[0].parent / f"{preset}.yaml", AppConfig)
+    architecture = preset_config(preset)
+    with torch.device("meta"):
+        model = PixelLMForConditionalGeneration(architecture).to(getattr(torch, config.dtype))
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    slots = SlotCache(model.language_model.base_model, 10_000, config.engine.slot_tokens, config.engine.kv_cache_mb * 1e6)
+    assert slots.num_slots == config.engine.num_slots  # the memory holds as many as are asked for, and no more
+    keys = slots.keys.nbytes + slots.values.nbytes
+    photo = architecture.num_image_tokens * slots.bytes_per_row
+    assert config.engine.num_slots * 1.05 * photo < config.engine.photo_cache_mb * 1e6
+    total = weights + keys + config.engine.photo_cache_mb * 1e6
+    assert abs(total / 1e9 - used_gb) < 0.1 and total < 0.85 * gpu_gb * 1e9
+    assert config.num_gpus == 1 and config.dtype == "bfloat16"
+    assert architecture.num_image_tokens + config.max_new_tokens < config.engine.slot_tokens
+    assert config.engine.slot_tokens <= architecture.text_config.max_position_embeddings

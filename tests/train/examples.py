@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from pixellm.data.collate import MicroBatch
+from pixellm.data.schema import TASKS
 from pixellm.data.sources import shapes_questions
 from pixellm.model.presets import build_tiny
 from pixellm.model.processing_pixellm import MaskResolution, TrainingConversation
@@ -49,7 +50,8 @@ def make_batch(photos: list[int], without_masks: bool = False, mask_resolution: 
         num_targets = 0 if without_masks else index
         answer = "The red circle {seg} " * num_targets + "and nothing" * (index + 1)
         conversations.append(replace(TrainingConversation(0, f"Where is thing {index}?", answer, [mask] * num_targets), photo_index=place))
-    return MicroBatch(base_model()[1].collate_packed(images, conversations, mask_resolution), [(0, f"row-{index}") for index in photos])
+    tensors = base_model()[1].collate_packed(images, conversations, mask_resolution) | {"task_index": torch.tensor(photos) % len(TASKS)}
+    return MicroBatch(tensors, [(0, f"row-{index}") for index in photos])
 
 
 def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:

@@ -28,6 +28,8 @@ def test_parts_at_rate_zero_are_not_trained():
     ({"frozen": ["vision_tower", "projector", "language_model", "codebook", "mask_head"]}, "nothing would be trained"),
     ({"lora": {}, "frozen": ["language_model"]}, "drop one of the two"),
     ({"run": "../other"}, "run"),
+    ({"min_workers": 3, "num_workers": 2}, "min_workers is 3, num_workers 2"),
+    ({"failures": {"step_timeout_s": 60}}, "step_timeout_s is 60, storage_patience_s 600"),
     ({"data": []}, "data"),
     ({"data": [{"uri": "a", "wieght": 2}]}, "did you mean 'weight'"),
     ({"learning_rates": {"mask_haed": 1}}, "did you mean 'mask_head'"),

@@ -54,7 +54,7 @@ def test_the_losses_reach_exactly_what_is_promised(model, changes):
             torch.nn.init.normal_(parameter, std=0.1)
     tensors = unpack_batch(make_batch([1, 2, 3], mask_resolution=config.mask_loss_resolution).tensors)
     losses = forward_losses(model.train(), tensors, config)
-    (losses.text + losses.bce + losses.dice).backward()
+    (losses.text.sum() + losses.bce.sum() + losses.dice.sum()).backward()
     reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert reached == promised == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert not [name for name, parameter in model.named_parameters() if name in promised and not bool(parameter.grad.any())]

@@ -73,7 +73,7 @@ def test_a_state_goes_on_at_another_stage(process_group, saved_stage, loaded_sta
 
 def spoiled(batch):
     """The batch with pixels that are no numbers."""
-    return replace(batch, tensors=batch.tensors | {"pixel_std": batch.tensors["pixel_std"] * math.nan})
+    return replace(batch, tensors=batch.tensors | {"pixel_mean": batch.tensors["pixel_mean"] * math.nan})
 
 
 @pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (0, "bf16"), (2, "bf16")])

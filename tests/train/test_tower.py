@@ -8,7 +8,7 @@ import torch
 
 from pixellm.data.schema import build_region
 from pixellm.data.shards import ShardOptions, write_shards
-from pixellm.data.stream import StreamedRow
+from pixellm.data.spans import StreamedRow
 from pixellm.errors import ShardError
 from pixellm.masks import mask_to_rle
 from pixellm.train.tower import TowerCollator, TowerConfig, WordPrompts, read_names, tower_losses

@@ -14,13 +14,13 @@ from tests.train.examples import largest_difference
 from tests.train.test_checkpoint import make_checkpoint
 
 
-def make_writer(tmp_path, after=lambda: None, patience_s=60.0):
-    return CheckpointWriter(str(tmp_path / "run"), keep_last=2, keep_best=0, patience_s=patience_s, after=after)
+def make_writer(tmp_path, before=lambda: None, patience_s=60.0):
+    return CheckpointWriter(str(tmp_path / "run"), keep_last=2, keep_best=0, patience_s=patience_s, before=before)
 
 
 def test_training_goes_on_while_a_checkpoint_is_on_its_way(tmp_path):
     may_end = threading.Event()
-    writer = make_writer(tmp_path, after=lambda: may_end.wait(60))
+    writer = make_writer(tmp_path, before=lambda: may_end.wait(60))
     first = make_checkpoint(1)
     writer.submit(first)
     assert writer.is_busy, "submit came back before the checkpoint was through"
