@@ -83,4 +83,4 @@ def test_the_estimate_is_what_the_system_sees(case):
     done = subprocess.run([sys.executable, "-m", "pixellm.train.memory_check", *case.split()], cwd=ROOT, check=True, capture_output=True,
                           text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     ratio = json.loads(done.stdout.splitlines()[-1])["estimated_over_measured"]
-    assert 0.85 < ratio < 1.15  # measured 1.10, 1.11, 1.04
+    assert 0.85 < ratio < 1.15  # measured 0.99, 0.90, 1.04
