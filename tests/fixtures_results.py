@@ -1,8 +1,8 @@
 """`pytest --results FOLDER`: tests that measure something write what they found there, with the machine and the command."""
 
 import json
+import os
 import shlex
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ def record_result(request: pytest.FixtureRequest) -> Callable[[str, dict[str, An
             return
         command = shlex.join(["pytest", *request.config.invocation_params.args])
         about = {"test": request.node.nodeid, "command": command, "date": datetime.now(UTC).isoformat(timespec="seconds"),
-                 "git_revision": git_revision(), "machine": describe_machine(), "python": sys.version.split()[0]}
+                 "git_revision": git_revision(), "machine": describe_machine(), "load_average_1min": round(os.getloadavg()[0], 1)}
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / f"{name}.json").write_text(json.dumps(about | figures, indent=1) + "\n")
 

@@ -15,12 +15,16 @@ from typing import Any
 import ray
 from pydantic import Field
 
-from jobs.benchmarks.data_contenders import CONTENDERS, Job, measure
+from jobs.benchmarks.bars import Bar, draw_bars
+from jobs.benchmarks.data_contenders import CONTENDERS, FIRST_PHOTOS, Job, measure
+from jobs.benchmarks.data_decoders import measure_decoders
+from jobs.benchmarks.data_padding import measure_padding
 from jobs.benchmarks.data_photos import write_instances, write_photo_shards, write_photos
 from jobs.benchmarks.result import BenchmarkConfig, BenchmarkResult, Case, Table
 from pixellm.data.parts import ShardOptions
 from pixellm.data.prepare import prepare
 from pixellm.data.sources.coco import CocoSource
+from pixellm.drawing import color_of
 from pixellm.storage import delete, join_uri
 
 NUM_SETS = 3
@@ -33,7 +37,7 @@ class Config(BenchmarkConfig):
     num_photos: int = Field(1500, gt=NUM_SETS, description="distinct photos, in three sets")
     image_size: int = Field(448, gt=0)
     photos_per_batch: int = Field(8, gt=0)
-    measured_photos: int = Field(1200, gt=0, description="of each run, after its first 400")
+    measured_photos: int = Field(3000, gt=0, description=f"of each run, after its first {FIRST_PHOTOS}")
     cores: tuple[int, ...] = (1, 2)
     repeats: int = Field(3, gt=0)
 
@@ -41,7 +45,7 @@ class Config(BenchmarkConfig):
 def run(config: Config) -> BenchmarkResult:
     """Contenders take turns, so that a change of the machine's speed meets all of them."""
     if config.quick:
-        config = config.model_copy(update={"num_photos": 600, "measured_photos": 600, "cores": (max(config.cores),), "repeats": 1})
+        config = config.model_copy(update={"num_photos": 600, "measured_photos": 1000, "cores": (max(config.cores),), "repeats": 1})
     folder = Path(tempfile.mkdtemp(prefix="pixellm-data-"))
     try:
         mean_bytes = write_photos(folder / "photos", config.num_photos)
@@ -78,8 +82,8 @@ def _result(config: Config, runs: dict[tuple[str, int], list[dict[str, float]]],
             mean_bytes: float) -> BenchmarkResult:
     cases = [Case(f"{name}, {cores} cores, {what}", unit, tuple(each[key] for each in found))
              for (name, cores), found in runs.items()
-             for what, key, unit in (("steady", "images_per_s", "images/s"), ("first batch", "first_batch_s", "s"),
-                                     ("peak memory", "peak_rss_mb", "MB"))]
+             for what, key, unit in (("steady", "images_per_s", "images/s"), ("CPU time", "cpu_ms_per_image", "ms/image"),
+                                     ("first batch", "first_batch_s", "s"), ("peak memory", "peak_rss_mb", "MB"))]
     median = {case.name: case.median for case in cases}
     most = max(config.cores)
 
@@ -92,12 +96,22 @@ def _result(config: Config, runs: dict[tuple[str, int], list[dict[str, float]]],
         "peak_rss_mb": median[f"stream, {most} cores, peak memory"], "prepare_rows_per_s": prepared["rows_per_s"],
         "prepare_rasterise_share": prepared["rasterise_share"]}
     headline |= {f"stream_vs_limit_{cores}_cores": ratio("stream", "limit", cores) for cores in config.cores}
+    headline["stream_cpu_vs_limit"] = median[f"limit, {most} cores, CPU time"] / median[f"stream, {most} cores, CPU time"]
+    decoders, padding = measure_decoders(config.image_size, config.repeats), measure_padding()
     rows = [(key, value) for key, value in prepared.items()]
     table = Table(f"Preparing {config.num_photos:,} photos with 8 polygons each", ("figure", "value"), rows)
-    return BenchmarkResult(headline, cases, [table], (
+    if config.output is not None:
+        colors = {name: color_of(index) for index, name in enumerate(CONTENDERS)}
+        bars = [Bar(case.name.removesuffix(", steady"), case.median, f"{case.median:,.0f}", colors[case.name.partition(",")[0]])
+                for case in cases if case.name.endswith("steady")]
+        Path(config.output).mkdir(parents=True, exist_ok=True)
+        draw_bars("Photos per second", bars).save(Path(config.output) / "data.png")
+    return BenchmarkResult(headline, [*cases, *decoders], [table, padding], (
         f"Photos are drawn, 640 x 480 JPEG of {mean_bytes / 1000:.0f} kB in the mean; batches of {config.photos_per_batch} at "
         f"{config.image_size} px, float32.",
         "limit: one process for each core reads local Parquet and makes batches that nobody receives. dataloader: torch DataLoader, one "
         "worker for each core, over local JPEG files. stream: BatchStream from S3. mixture: the same over three sets by weight.",
-        "steady: after the first 400 photos; the start of Ray, of workers and of imports is in `first batch` only, from the start of the "
-        "process tree. peak memory: resident memory of the process tree, shared pages counted in each process."))
+        "The stream's photos travel as bytes and are normalised by the process that receives them, which counts; the others normalise in "
+        "their workers. decode: CPU time of decoding and resizing one photo, by each library; the contenders decode by `decode_photo`.",
+        f"steady: after the first {FIRST_PHOTOS} photos; the start of Ray, of workers and of imports is in `first batch` only, from the "
+        "start of the process tree. peak memory: resident memory of the process tree, shared pages counted in each process."))

@@ -1,5 +1,6 @@
 """What `suite=data` measures on: drawn photos whose spectrum and size are those of a photo, as files, as shards, and with polygons."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -20,20 +21,33 @@ NUM_DRAWN = 64  # spectra; each photo is one of them, shifted and mirrored, with
 def write_photos(folder: Path, num_photos: int) -> float:
     """Writes `NUMBER.jpg` and returns their mean size in bytes."""
     folder.mkdir(parents=True)
-    height, width = SIZE_HW
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
-    frequency[0, 0] = 1
     rng = np.random.default_rng(0)
-    drawn = []
-    for _ in range(NUM_DRAWN):
-        phase = np.exp(2j * np.pi * rng.random((3, *frequency.shape)))
-        grey, *colors = np.fft.irfft2(phase / frequency**1.2, s=SIZE_HW)
-        channels = np.stack([grey, grey + 0.3 * colors[0], grey + 0.3 * colors[1]], axis=-1)
-        drawn.append((channels - channels.mean()) / channels.std() * 55 + 118)
+    drawn = [_draw(SIZE_HW, rng) for _ in range(NUM_DRAWN)]
     for number in range(num_photos):
-        photo = np.roll(drawn[number % NUM_DRAWN], rng.integers(0, height), axis=0) + rng.normal(0, 4, (*SIZE_HW, 1))
-        Image.fromarray(photo.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.jpg", quality=90)
+        photo = np.roll(drawn[number % NUM_DRAWN], rng.integers(0, SIZE_HW[0]), axis=0) + rng.normal(0, 4, (*SIZE_HW, 1))
+        (folder / f"{number}.jpg").write_bytes(_to_jpeg(photo))
     return float(np.mean([file.stat().st_size for file in folder.iterdir()]))
+
+
+def draw_photo(size_hw: tuple[int, int], seed: int) -> bytes:
+    """One such photo of another size, JPEG."""
+    rng = np.random.default_rng(seed)
+    return _to_jpeg(_draw(size_hw, rng) + rng.normal(0, 4, (*size_hw, 1)))
+
+
+def _draw(size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    frequency = np.hypot(np.fft.fftfreq(size_hw[0])[:, None], np.fft.rfftfreq(size_hw[1])[None])
+    frequency[0, 0] = 1
+    phase = np.exp(2j * np.pi * rng.random((3, *frequency.shape)))
+    grey, *colors = np.fft.irfft2(phase / frequency**1.2, s=size_hw)
+    channels = np.stack([grey, grey + 0.3 * colors[0], grey + 0.3 * colors[1]], axis=-1)
+    return (channels - channels.mean()) / channels.std() * 55 + 118
+
+
+def _to_jpeg(values: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(values.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=90)
+    return stream.getvalue()
 
 
 def write_photo_shards(folder: Path, uri: str, num_sets: int) -> list[str]:

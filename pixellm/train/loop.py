@@ -27,6 +27,7 @@ from pixellm.train.base import load_base
 from pixellm.train.checkpoint import (
     RunProgress,
     TrainingCheckpoint,
+    checkpoint_name,
     find_latest_checkpoint,
     get_random_state,
     read_checkpoint,
@@ -165,7 +166,9 @@ class TrainLoop:
 
     def _restore(self, saved: TrainingCheckpoint, batches: list[MicroBatch]) -> None:
         """The optimiser has no state before its first step: take one at learning rate 0, then put the saved values in."""
-        optimiser_step(self.engine, batches, self.config, factor=0.0)
+        if optimiser_step(self.engine, batches, self.config, factor=0.0).num_skipped:
+            raise DivergedError(f"the loss of step {self.step + 1}, the first after the checkpoint, is no number, so the optimiser cannot "
+                                f"be set up; delete {checkpoint_name(self.step)} to go on from an earlier one")
         self.engine.load_state(saved.state)
         if self.rank < len(saved.random_states):
             set_random_state(saved.random_states[self.rank])
@@ -195,6 +198,8 @@ class TrainLoop:
 
         While the one before is still on its way (storage is slow, or does not answer) one that is not urgent is left out.
         """
+        if not self.guard.num_losses:
+            return  # no step has changed anything yet
         if broadcast_from_rank_zero(self.writer is not None and self.writer.is_busy and not is_urgent):
             if self.rank == 0:
                 say(f"no checkpoint at step {self.step}: the one before is still being uploaded")

@@ -36,7 +36,7 @@ const transcript = new Transcript(byId("transcript"), {
   },
   onAgain: (turn) => conversation.again(turn),
   onCode: (turn) => showCode(byId("code"), {photo: conversation.photo, turns: conversation.turnsBefore(turn), question: turn.question,
-                                            model: byId("model").value, hasKey: Boolean(byId("key").value)}),
+                                            model: turn.model, isOneOfMany: models.length > 1, hasKey: Boolean(byId("key").value)}),
 });
 
 function setHover(turn, masks) {
@@ -160,7 +160,7 @@ byId("save-png").addEventListener("click", async () => {
   save(await toOverlay(stage.image, selected.masks, stage.opacity), conversation.photo.name, "-masks.png");
 });
 byId("save-coco").addEventListener("click", () => {
-  save(toCoco(conversation.photo, selected, byId("model").value), conversation.photo.name, "-coco.json");
+  save(toCoco(conversation.photo, selected), conversation.photo.name, "-coco.json");
 });
 byId("new-photo").addEventListener("click", () => {
   conversation.start(null);

@@ -2,7 +2,7 @@
 
 import {toCurl, toPython} from "./snippets.js";
 
-/** Opens `dialog` with what was asked: `{photo, turns, question, model, hasKey}`, where `turns` are those before it. */
+/** Opens `dialog` with what was asked: `{photo, turns, question, model, isOneOfMany, hasKey}`, where `turns` are those before it. */
 export function showCode(dialog, asked) {
   dialog.querySelector("#curl").textContent = toCurl(asked);
   dialog.querySelector("#python").textContent = toPython(asked);

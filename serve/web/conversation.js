@@ -8,8 +8,8 @@ const MAX_RETRIES = 3;
 const USUAL_WAIT_S = 3, LONGEST_WAIT_S = 60; // a server that names a longer time is not asked again by itself
 
 /**
- * `turns` are `{question, text, masks, status, error, waitS}`, see transcript.js; a mask is the server's own with `rle`, `isShown` and
- * `bornMs`. `onChange(turn)` tells of every piece; `findAccess()` resolves to `{model, key}` or throws AskError.
+ * `turns` are `{question, text, masks, status, error, waitS, model}`, see transcript.js; a mask is the server's own with `rle`,
+ * `isShown` and `bornMs`. `onChange(turn)` tells of every piece; `findAccess()` resolves to `{model, key}` or throws AskError.
  */
 export class Conversation {
   photo = null; turns = [];
@@ -36,7 +36,7 @@ export class Conversation {
   }
 
   ask(question) {
-    const turn = {question, text: "", masks: [], status: "asking", error: null, waitS: 0};
+    const turn = {question, text: "", masks: [], status: "asking", error: null, waitS: 0, model: ""};
     this.turns.push(turn);
     return this.#run(turn);
   }
@@ -71,7 +71,8 @@ export class Conversation {
         turn.status = "done";
       } catch (error) {
         if (signal.aborted) turn.status = "stopped";
-        else turn.error = error instanceof AskError ? error : new AskError(500, "page_failed", `The page cannot read the answer: ${error.message}.`);
+        else if (error instanceof AskError) turn.error = error;
+        else turn.error = new AskError(500, "page_failed", `The page cannot read the answer: ${error.message}.`);
         const waitS = Math.ceil(turn.error?.retryAfterS ?? USUAL_WAIT_S);
         const mayWait = turn.error && isBusy(turn.error) && retries < MAX_RETRIES && waitS <= LONGEST_WAIT_S;
         if (mayWait) await this.#wait(running, waitS, change);
@@ -86,6 +87,7 @@ export class Conversation {
 
   async *#parts(turn, signal) {
     const access = await this.#findAccess();
+    turn.model = access.model;
     yield* ask({...access, photo: this.photo, turns: this.turnsBefore(turn), question: turn.question, signal});
   }
 

@@ -14,11 +14,11 @@ export function toOverlay(image, masks, opacity) {
 }
 
 /** A COCO file of the masks that are shown, with one category for each phrase; its `info` says what was asked and answered. */
-export function toCoco(photo, turn, model) {
+export function toCoco(photo, turn) {
   const shown = turn.masks.filter((mask) => mask.isShown);
   const labels = [...new Set(shown.map(labelOf))];
   const content = {
-    info: {description: "Masks of an answer by PixelLM", model, question: turn.question, answer: turn.text},
+    info: {description: "Masks of an answer by PixelLM", model: turn.model, question: turn.question, answer: turn.text},
     images: [{id: 1, file_name: photo.name, width: photo.width, height: photo.height}],
     categories: labels.map((name, index) => ({id: index + 1, name})),
     annotations: shown.map((mask, index) => ({

@@ -11,8 +11,13 @@ export function describe(error, isWaiting = false) {
 
 function words({status, code, message}) {
   if (code === "cut") return {title: "The connection was lost.", help: "What came of the answer is kept above. Ask again for all of it."};
-  if (status === 0) return {title: "The server cannot be reached.", help: "Check the connection, then ask again. Your photo and questions are kept."};
-  if (status === 401) return {title: "This server asks for a key.", help: `${message} Enter it below the question, then ask again.`.trim()};
+  if (status === 0) {
+    return {title: "The server cannot be reached.", help: "Check the connection, then ask again. Your photo and questions are kept."};
+  }
+  if (status === 401) {
+    const reason = code === "key_missing" ? "" : message; // that one is for those who write programs
+    return {title: "This server asks for a key.", help: `${reason} Enter it below the question, then ask again.`.trim()};
+  }
   if (status === 403) return {title: "This server does not let you ask.", help: message};
   if (status === 429) return {title: "Too many questions at once.", help: message || "The server limits how often you can ask."};
   if (status === 503) return {title: "The server is busy.", help: message || "Others are being answered first, or the model is starting."};

@@ -5,11 +5,12 @@ import {SERVER, toMessages} from "./api.js";
 const PHOTO = "PHOTO"; // stands for the photo's data: URL until the quoting is done
 
 /** For a POSIX shell. A first question is a form; one that follows needs the conversation before it. */
-export function toCurl({photo, turns, question, model, hasKey}) {
+export function toCurl({photo, turns, question, model, isOneOfMany, hasKey}) {
   const key = hasKey ? ` \\\n  -H "Authorization: Bearer $PIXELLM_API_KEY"` : "";
   if (!turns.length) {
     const file = `image=@"${photo.name.replace(/["\\]/g, "\\$&")}"`;
-    return `curl ${SERVER}v1/segment${key} \\\n  -F ${quoted(file)} \\\n  --form-string ${quoted(`question=${question}`)}`;
+    const choice = isOneOfMany ? ` \\\n  --form-string ${quoted(`model=${model}`)}` : "";
+    return `curl ${SERVER}v1/segment${key}${choice} \\\n  -F ${quoted(file)} \\\n  --form-string ${quoted(`question=${question}`)}`;
   }
   const body = JSON.stringify({model, messages: toMessages(turns, question, PHOTO)}, null, 1);
   const escaped = body.replace(/[\\$`]/g, "\\$&");

@@ -76,7 +76,8 @@ export class Transcript {
     const again = element("button", {className: "again plain", type: "button"}, "Ask again");
     const code = element("button", {className: "code plain", type: "button"}, "Use it from code");
     const actions = element("p", {className: "actions"}, again, code);
-    const article = element("article", {className: "turn", "aria-labelledby": question.id}, question, answer, masks, problem, waiting, actions);
+    const parts = [question, answer, masks, problem, waiting, actions];
+    const article = element("article", {className: "turn", "aria-labelledby": question.id}, ...parts);
     this.#list.append(article);
     this.#views.set(turn, {article, answer, masks, problem, waiting, again, code, drawn: null});
   }
@@ -129,7 +130,8 @@ export class Transcript {
   }
 
   #drawProblem(turn, view) {
-    const {title, help} = turn.error ? describe(turn.error, turn.status === "waiting") : {title: turn.status === "stopped" ? "Stopped." : "", help: ""};
+    const nothing = {title: turn.status === "stopped" ? "Stopped." : "", help: ""};
+    const {title, help} = turn.error ? describe(turn.error, turn.status === "waiting") : nothing;
     const words = `${title} ${help}`.trim();
     if (view.problem.textContent !== words) view.problem.replaceChildren(element("strong", {}, title), ` ${help}`);
     view.problem.hidden = !words;

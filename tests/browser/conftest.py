@@ -45,12 +45,17 @@ def model() -> PageModel:
 
 
 @pytest.fixture
-def server(model) -> Iterator[str]:
-    """Address of a server that answers with `model`."""
+def config() -> AppConfig:
+    return AppConfig(model="models/test")
+
+
+@pytest.fixture
+def server(model, config) -> Iterator[str]:
+    """Address of a server that answers with `model`; `config` is a parameter of some tests."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         bound.listen()
-        api = build_api(AppConfig(model="models/test"), model)
+        api = build_api(config, model)
         running = uvicorn.Server(uvicorn.Config(api, log_level="error", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=running.run, kwargs={"sockets": [bound]}, daemon=True)
         thread.start()

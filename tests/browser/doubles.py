@@ -9,7 +9,7 @@ from pixellm.inference.segmentation import Segmentation, Target, TextDelta
 from pixellm.masks import mask_to_rle, rle_area, rle_box_xywh
 from pixellm.model.processing_pixellm import SEG, parse_template
 from serve.messages import Ask
-from tests.serve.doubles import RuleModel
+from tests.serve.doubles import RuleModel, RuleSegmenter
 
 ANSWER = f"I see 🍏 the left half {SEG}, a disc {SEG} and the right half {SEG}."
 
@@ -21,7 +21,7 @@ def halves_and_disc(height: int, width: int) -> list[np.ndarray]:
     return [x < width // 2, disc, x >= width // 2]
 
 
-class WordSegmenter:
+class WordSegmenter(RuleSegmenter):
     """Gives ANSWER to every question, but repeats one that begins with "echo " as the label of its only mask.
 
     Words come one by one, each mask after its phrase. While `go` is cleared, an answer stops after `words_before_hold` words. `asked` holds
@@ -29,12 +29,10 @@ class WordSegmenter:
     """
 
     def __init__(self):
-        self.asked, self.num_left, self.words_before_hold = [], 0, 2
+        super().__init__()
+        self.num_left, self.words_before_hold = 0, 2
         self.go = threading.Event()
         self.go.set()
-
-    def prepare_photo(self, image):
-        return image
 
     async def answer_async(self, photo, question, max_new_tokens=128, options=None, with_parts=True):
         self.asked.append((question, options.history))

@@ -3,10 +3,13 @@
 import time
 
 import numpy as np
+import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
 from pixellm.data.sources.shapes import draw_scene
+from serve.config import AppConfig
+from serve.model_config import ModelConfig
 from serve.page import FOLDER
 from tests.browser.actions import ask, ask_to_the_end, choose_photo, painted, photo_file
 from tests.browser.conftest import SCREENSHOTS
@@ -60,6 +63,17 @@ def test_a_question_that_follows_knows_the_ones_before_it(page, model):
     choose_photo(page)
     ask_to_the_end(page, "And now?")
     assert model.segmenter.asked[-1] == ("And now?", ())
+
+
+@pytest.mark.parametrize("config", [AppConfig(model="models/test", more_models=[ModelConfig(model="models/other")])])
+def test_one_of_several_models_is_asked(page, model):
+    choose_photo(page)
+    ask_to_the_end(page)
+    page.get_by_label("Model").select_option("other")
+    ask_to_the_end(page)
+    assert [asked.model for asked in model.asks] == ["test", "other"]
+    page.locator(".code").last.click()
+    assert '"model": "other"' in page.locator("#curl").text_content()
 
 
 def test_the_newest_question_is_in_sight(open_page):

@@ -4,8 +4,12 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
+from serve.config import AppConfig
+from serve.keys import make_key
 from serve.problems import ApiError
-from tests.browser.actions import ask, choose_photo
+from tests.browser.actions import ask, ask_to_the_end, choose_photo
+
+KEY, KEY_ENTRY = make_key("reader")
 
 
 def busy(status: int, retry_after_s: int) -> ApiError:
@@ -99,26 +103,23 @@ def test_a_failure_in_the_middle_is_told_in_the_servers_words(page, server):
     expect(page.locator(".turn .problem")).to_have_text("This cannot be asked. Not Found")
 
 
-def test_a_server_with_keys_is_given_the_key_of_the_field(open_page, server):
-    """As the first answer of a server that wants keys; the field appears, and what is typed there comes as a bearer token."""
-    refusal = httpx.get(server + "nothing").json() | {"status": 401, "code": "key_missing", "detail": "This server asks for an API key."}
-    seen = []
-
-    def guard(route):
-        seen.append(route.request.headers.get("authorization"))
-        if seen[-1] == "Bearer right key":
-            return route.continue_()
-        return route.fulfill(status=401, json=refusal)
-
-    page = open_page("about:blank")
-    page.route("**/v1/**", guard)
-    page.goto(server)
-    expect(page.get_by_label("API key")).to_be_visible()
-    page.get_by_label("API key").fill("wrong key")
+@pytest.mark.parametrize("config", [AppConfig(model="models/test", api_keys=[KEY_ENTRY])])
+def test_a_server_with_keys_is_given_the_key_of_the_field(page, server):
+    key = page.get_by_label("API key")
+    expect(key).to_be_visible()
     choose_photo(page)
     ask(page)
-    expect(page.locator(".turn .problem")).to_contain_text("This server asks for a key.")
-    page.get_by_label("API key").fill("right key")
+    problem = page.locator(".turn .problem")
+    expect(problem).to_have_text("This server asks for a key. Enter it below the question, then ask again.")
+    key.fill("pxl_wrong")
+    page.get_by_role("button", name="Ask again").click()
+    expect(problem).to_contain_text("The API key is not one of this server's.")
+    key.fill(KEY)
     page.get_by_role("button", name="Ask again").click()
     expect(page.locator(".switch")).to_have_count(3)
-    assert seen[:2] == [None, "Bearer wrong key"]
+    page.locator(".code").click()
+    for kind, way in (("curl", '-H "Authorization: Bearer $PIXELLM_API_KEY"'), ("python", 'os.environ["PIXELLM_API_KEY"]')):
+        assert way in page.locator(f"#{kind}").text_content() and KEY not in page.content()
+    page.goto(server)
+    choose_photo(page)
+    ask_to_the_end(page)  # the tab remembers the key

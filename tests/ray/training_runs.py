@@ -23,8 +23,7 @@ from tests.data.sources.build import build_all
 from tests.train.examples import largest_difference
 
 WAIT_S = 600.0  # nothing is as slow on a machine that works
-FAST_RAY = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
-            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300"}
+FAST_RAY = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1"}
 # Two lanes: one worker takes both of them one after the other, two workers one each. Losses are logged at each step.
 SETTINGS: dict[str, Any] = {
     "model": "tiny", "precision": "fp32", "photos_per_micro_step": 2, "max_conversations_per_photo": 1, "zero_stage": 2, "warmup_steps": 2,
