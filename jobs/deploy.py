@@ -28,14 +28,15 @@ def build_application_entry(config: AppConfig, runtime_env: dict[str, Any]) -> d
 def deploy(client: ServeSubmissionClient, config: AppConfig, runtime_env: dict[str, Any]) -> None:
     """Hand the application over. Raises ConfigError when Serve already listens elsewhere, or refuses it."""
     details = client.get_serve_details()
-    wanted = {"host": config.host, "port": config.port}
+    wanted = {"host": config.host, "port": config.port, "ssl_certfile": config.tls_certificate, "ssl_keyfile": config.tls_key}
     current = {key: (details.get("http_options") or wanted).get(key) for key in wanted}
     if current != wanted:
-        raise ConfigError(f"Serve already listens on {current['host']}:{current['port']} on this cluster and cannot move to {config.host}:"
-                          f"{config.port}; deploy with host={current['host']} port={current['port']}, or stop it with `serve shutdown`")
+        raise ConfigError(f"Serve already listens on {current['host']}:{current['port']} on this cluster; use host={current['host']} "
+                          f"port={current['port']} tls_certificate={current['ssl_certfile'] or 'null'}, or stop it with `serve shutdown`")
     deployed = {name: app.get("deployed_app_config") for name, app in details["applications"].items()}
     others = [entry for name, entry in deployed.items() if entry and name != config.app_name]
-    request = {"proxy_location": "HeadOnly" if config.host in ("127.0.0.1", "localhost", "::1") else "EveryNode", "http_options": wanted,
+    request = {"proxy_location": "HeadOnly" if config.is_loopback else "EveryNode",
+               "http_options": {key: value for key, value in wanted.items() if value is not None},
                "applications": [*others, build_application_entry(config, runtime_env)]}
     try:
         client.deploy_applications(request)
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
         wait_until_running(client, config.app_name)
     except PixelLMError as error:
         sys.exit(f"error: {error}")
-    print(f"serving {config.model} at http://{config.host}:{config.port}/v1/segment, documented at /docs")
+    print(f"serving {config.model} at http{'s' if config.tls_key else ''}://{config.host}:{config.port}/v1/segment, documented at /docs")
 
 
 if __name__ == "__main__":

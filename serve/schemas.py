@@ -30,7 +30,7 @@ class SegmentRequest(SegmentFields):
     """Questions about a photo, as `application/json`."""
 
     image: str = Field(description="The photo (JPEG, PNG or WebP) as base64, or as a `data:` URL with base64; an https "
-                       "URL where the deployment fetches those.")
+                       "URL where the deployment fetches those.", json_schema_extra={"format": "byte"})
 
 
 class SegmentForm(SegmentFields):

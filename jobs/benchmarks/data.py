@@ -7,6 +7,7 @@ spectrum falls as natural photos' does, 640 x 480 JPEG), and no cache of decoded
 own, held on as many cores as it may use; the store runs beside it on all.
 """
 
+import math
 import shutil
 import tempfile
 from pathlib import Path
@@ -28,6 +29,8 @@ from pixellm.drawing import color_of
 from pixellm.storage import delete, join_uri
 
 NUM_SETS = 3
+PHOTOS_PER_STEP, NUM_NODES = 1280, 8  # the paper's batch on 64 GPUs: micro-batch 2, accumulation 10
+STEPS_S = (20, 5, 2, 1)
 
 
 class Config(BenchmarkConfig):
@@ -62,7 +65,7 @@ def run(config: Config) -> BenchmarkResult:
     finally:
         shutil.rmtree(folder)
         delete(config.store)
-    return _result(config, runs, prepared, mean_bytes)
+    return _result(config, runs, prepared, mean_bytes, measure_decoders(config.image_size, config.repeats), measure_padding())
 
 
 def _prepare(folder: Path) -> dict[str, float]:
@@ -78,8 +81,17 @@ def _prepare(folder: Path) -> dict[str, float]:
             "rasterise_share": counts.build_s / task_s, "check_share": counts.check_s / task_s}
 
 
+def _cores_needed(photos_per_core_s: float, mean_bytes: float) -> Table:
+    """By the rate of the stream. How long a step takes is the reader's to know."""
+    rates = [(step_s, PHOTOS_PER_STEP / step_s) for step_s in STEPS_S]
+    rows = [(step_s, rate, rate * mean_bytes / 1e6, math.ceil(rate / photos_per_core_s), math.ceil(rate / photos_per_core_s / NUM_NODES))
+            for step_s, rate in rates]
+    columns = ("seconds of an optimiser step", "photos/s, 64 GPUs", "MB/s from the store", "cores, all nodes", "cores per node of 8 GPUs")
+    return Table(f"What 64 GPUs at the paper's batch need, at {photos_per_core_s:.0f} photos/s a core", columns, rows)
+
+
 def _result(config: Config, runs: dict[tuple[str, int], list[dict[str, float]]], prepared: dict[str, float],
-            mean_bytes: float) -> BenchmarkResult:
+            mean_bytes: float, decoders: list[Case], padding: Table) -> BenchmarkResult:
     cases = [Case(f"{name}, {cores} cores, {what}", unit, tuple(each[key] for each in found))
              for (name, cores), found in runs.items()
              for what, key, unit in (("steady", "images_per_s", "images/s"), ("CPU time", "cpu_ms_per_image", "ms/image"),
@@ -97,7 +109,6 @@ def _result(config: Config, runs: dict[tuple[str, int], list[dict[str, float]]],
         "prepare_rasterise_share": prepared["rasterise_share"]}
     headline |= {f"stream_vs_limit_{cores}_cores": ratio("stream", "limit", cores) for cores in config.cores}
     headline["stream_cpu_vs_limit"] = median[f"limit, {most} cores, CPU time"] / median[f"stream, {most} cores, CPU time"]
-    decoders, padding = measure_decoders(config.image_size, config.repeats), measure_padding()
     rows = [(key, value) for key, value in prepared.items()]
     table = Table(f"Preparing {config.num_photos:,} photos with 8 polygons each", ("figure", "value"), rows)
     if config.output is not None:
@@ -106,7 +117,8 @@ def _result(config: Config, runs: dict[tuple[str, int], list[dict[str, float]]],
                 for case in cases if case.name.endswith("steady")]
         Path(config.output).mkdir(parents=True, exist_ok=True)
         draw_bars("Photos per second", bars).save(Path(config.output) / "data.png")
-    return BenchmarkResult(headline, [*cases, *decoders], [table, padding], (
+    needed = _cores_needed(median[f"stream, {most} cores, steady"] / most, mean_bytes)
+    return BenchmarkResult(headline, [*cases, *decoders], [table, padding, needed], (
         f"Photos are drawn, 640 x 480 JPEG of {mean_bytes / 1000:.0f} kB in the mean; batches of {config.photos_per_batch} at "
         f"{config.image_size} px, float32.",
         "limit: one process for each core reads local Parquet and makes batches that nobody receives. dataloader: torch DataLoader, one "

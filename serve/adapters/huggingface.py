@@ -24,7 +24,7 @@ class TaskParameters(BaseModel):
 
 
 class TaskRequest(BaseModel):
-    inputs: str = Field(description="The photo in base64.")
+    inputs: str = Field(description="The photo in base64.", json_schema_extra={"format": "byte"})
     parameters: TaskParameters | None = None
 
 

@@ -40,6 +40,18 @@ def test_the_request_has_the_address_and_the_validated_arguments():
     assert "_ray_commit" not in entry["runtime_env"]
 
 
+def test_a_certificate_makes_the_server_https():
+    from ray.serve.schema import ServeDeploySchema
+
+    client = StandInClient({"applications": {}})
+    deploy(client, CONFIG.model_copy(update={"tls_certificate": "/tls/tls.crt", "tls_key": "/tls/tls.key"}), {})
+    assert client.deployed["http_options"] == {"host": "127.0.0.1", "port": 8123, "ssl_certfile": "/tls/tls.crt",
+                                               "ssl_keyfile": "/tls/tls.key"}
+    assert set(client.deployed["http_options"]) <= set(ServeDeploySchema.model_fields["http_options"].annotation.model_fields)
+    with pytest.raises(ConfigError, match=r"tls_certificate=/tls/old\.crt"):
+        deploy(StandInClient(details(http_options={"host": "127.0.0.1", "port": 8123, "ssl_certfile": "/tls/old.crt"})), CONFIG, {})
+
+
 def test_the_request_is_what_serves_schema_accepts():
     from ray.serve.schema import ServeDeploySchema
 

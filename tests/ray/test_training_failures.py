@@ -42,24 +42,25 @@ def test_a_killed_worker_changes_nothing(local_ray, shards, storage, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(5400)
 def test_ten_kills_at_random_steps_change_nothing(local_ray, shards, storage, tmp_path, record_result):
-    settings = {"steps": STEPS_OF_KILLED, "checkpoint_every_steps": 2, "keep_last": 1}
+    settings = {"steps": STEPS_OF_KILLED, "checkpoint_every_steps": 3, "keep_last": 1}
     whole = TrainingRun("whole-of-two", shards, storage, 2, **settings)
     whole.finish()
-    run, rng, resume_s = TrainingRun("killed-often", shards, storage, 2, **settings), random.Random(3), []
+    run, rng, killed_after, resume_s = TrainingRun("killed-often", shards, storage, 2, **settings), random.Random(3), [], []
     seen = 0
     for _ in range(NUM_KILLS):
         run.wait_for(lambda seen=seen: run.newest() > seen and len(training_workers()) == 2, "a further checkpoint")
-        time.sleep(rng.random())
-        seen, killed_at = run.newest(), time.monotonic()
+        wanted = run.newest() + rng.randint(0, 2)
+        run.wait_for(lambda wanted=wanted: run.step() >= wanted, f"step {wanted}")
+        num_resumed, killed_at = len(run.resumed_after()), time.monotonic()
         kill_tree(rng.choice(training_workers()))
-        num_resumed = len(run.resumed_after())
+        seen, killed_after = run.newest(), [*killed_after, run.step()]
         run.wait_for(lambda num=num_resumed: len(run.resumed_after()) > num, "the next start")
         resume_s.append(round(time.monotonic() - killed_at, 1))
     run.finish()
     differences = compare(whole.uri, run.uri, tmp_path)
     record_result("failures_worker_kills", {
-        "kills": NUM_KILLS, "steps": STEPS_OF_KILLED, "workers": 2, "zero_stage": 2, "resumed_after_steps": run.resumed_after(),
-        "resume_s": resume_s, **differences,
+        "kills": NUM_KILLS, "steps": STEPS_OF_KILLED, "workers": 2, "zero_stage": 2, "killed_after_steps": killed_after,
+        "resumed_after_steps": run.resumed_after(), "resume_s": resume_s, **differences,
         "note": "other work shared the machine, so seconds are no measure of speed; resume_s: from the kill to the checkpoint being read"})
     assert len(run.resumed_after()) >= NUM_KILLS and differences == UNDISTURBED
 

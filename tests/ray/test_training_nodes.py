@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 NODE = {"num_cpus": 2, "object_store_memory": 150_000_000}  # room for one worker of 1.5 CPUs, and for reading beside it
 SETTINGS = {"steps": 100, "checkpoint_every_steps": 4, "keep_last": 2, "cpus_per_worker": 1.5, "min_workers": 1, "resize_check_s": 3}
 NOTICE_S = 10.0
-# Sums over two workers and over one worker's two micro-batches are added in another order; 100 steps of Adam carry that on.
-LOSS_TOLERANCE = 0.02
+# Sums over two workers and over one worker's two micro-batches are added in another order; 100 steps of Adam carry that on: 2e-6 measured.
+LOSS_TOLERANCE = 1e-4
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_nodes_go_and_come(cluster, tmp_path, record_result):
     differences = compare(whole.uri, run.uri, tmp_path / "compared")
     record_result("failures_nodes", {
         "steps": SETTINGS["steps"], "zero_stage": 2, "history": history, "resumed_after_steps": run.resumed_after(),
-        "resume_s_after_kill": resume_s, "loss_tolerance": LOSS_TOLERANCE, **differences,
+        "resume_s_after_kill": resume_s, **differences,
         "note": "other work shared the machine, so seconds are no measure of speed"})
     assert not resumed_early(run), "every start went on from the newest checkpoint there was"
     assert differences["max_loss_difference"] < LOSS_TOLERANCE

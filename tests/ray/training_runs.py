@@ -62,6 +62,10 @@ class TrainingRun:
         """The step of each checkpoint that the run went on from."""
         return [int(step) for step in re.findall(r"resuming \S+ after step (\d+)", self.output())]
 
+    def step(self) -> int:
+        """The step that it has logged last."""
+        return int(([0, *re.findall(r"step (\d+)/\d+ ", self.output())])[-1])
+
     def newest(self) -> int:
         """The step of the newest finished checkpoint, 0 before there is one."""
         return max((each.step for each in list_checkpoints(self.uri)), default=0)

@@ -1,6 +1,7 @@
 """Several models behind one endpoint, chosen by name; what is measured of them; and how long a client is willing to wait."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -142,3 +143,10 @@ def test_rays_own_metrics_take_what_is_told():
     meters.show_load(EngineLoad(4))
     with pytest.raises(ValueError):
         meters.count("requests", 1, colour="red")
+
+
+def test_every_metric_is_documented():
+    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    for name, spec in METRICS.items():
+        tags = ", ".join(f"`{tag}`" for tag in spec.tags)
+        assert f"| `{name}` | {tags} | {spec.kind.__name__.lower()}: {spec.description} |" in text

@@ -4,12 +4,16 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
+from PIL import Image
 
+from jobs.benchmarks.data import Config, _result
 from jobs.benchmarks.data_contenders import PhotoBuilder, tree_cpu_s
 from jobs.benchmarks.data_decoders import decoders, measure_decoders
 from jobs.benchmarks.data_padding import measure_padding
 from jobs.benchmarks.data_photos import draw_photo
+from jobs.benchmarks.result import Case, Table
 from pixellm.data.spans import StreamedRow
 
 
@@ -35,6 +39,20 @@ def test_rows_by_length_are_padded_less():
     assert [row[:2] for row in table.rows] == [("scenes", 2), ("scenes", 8), ("written answers", 2), ("written answers", 8)]
     for *_, as_they_come, by_length in table.rows:
         assert 0 <= by_length < as_they_come < 1
+
+
+def test_the_figures_are_put_together_and_drawn(tmp_path):
+    rates = {"limit": 400.0, "stream": 300.0, "mixture": 280.0, "dataloader": 200.0}
+    runs = {(name, 2): [{"images_per_s": rate, "cpu_ms_per_image": 2000 / rate, "first_batch_s": 5.0, "peak_rss_mb": 900.0}]
+            for name, rate in rates.items()}
+    prepared = {"rows_per_s": 50.0, "rasterise_share": 0.25}
+    config = Config.model_validate({"suite": "data", "cores": [2], "output": str(tmp_path)})
+    padding = Table("Padding", ("rows",), [("scenes",)])
+    result = _result(config, runs, prepared, 150_000, [Case("decode", "ms/image", (3.0,))], padding)
+    assert (result.headline["stream_vs_limit"], result.headline["stream_vs_dataloader"]) == (0.75, 1.5)
+    assert result.headline["stream_cpu_vs_limit"] == pytest.approx(0.75)
+    assert list(result.tables[-1].rows[-1]) == [1, 1280, 192, 9, 2], "1,280 photos/s at 150 a core"
+    assert Image.open(tmp_path / "data.png").height > 4 * 20
 
 
 def test_the_time_of_children_counts():

@@ -1,0 +1,71 @@
+"""The OpenAPI document against the app, by schemathesis: what is sent fits the schema or breaks it, and what comes back fits it always."""
+
+import base64
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.config import SchemathesisConfig
+
+from serve.ingress import build_api
+from tests.serve.doubles import RuleModel
+from tests.serve.test_access import GUARDED, bearer
+from tests.serve.test_ingress import photo_bytes
+
+GOOD = [photo_bytes(), photo_bytes("JPEG"), photo_bytes("WEBP", mode="RGBA"), photo_bytes("PNG", mode="L")]
+PHOTOS = [*GOOD, photo_bytes("PNG", (400, 400)), b"", b"GIF89a", b"\x89PNG"]
+schemathesis.openapi.format("binary", st.sampled_from(PHOTOS) | st.binary(max_size=100))
+schemathesis.openapi.format("byte", st.sampled_from(PHOTOS).map(lambda data: base64.b64encode(data).decode()) | st.text(max_size=20))
+# That a photo decodes, a question is not blank or a model is there, no schema can say: such requests are refused though they fit it.
+CHECKS = {
+    "positive_data_acceptance": {"expected-statuses": ["2xx", "400", "404", "413", "415", "422"]},
+    "negative_data_rejection": {"expected-statuses": ["400", "404", "405", "413", "415", "422"]},
+}
+SCHEMA = schemathesis.openapi.from_asgi("/openapi.json", build_api(GUARDED, RuleModel()), headers=bearer("bob"),
+                                        config=SchemathesisConfig.from_dict({"checks": CHECKS}))
+OPERATIONS = [result.ok() for result in SCHEMA.get_all_operations()]
+ASKING = [each for each in OPERATIONS if each.method == "post" and not each.path.endswith(("/setup", "/webhook"))]
+
+
+def send(operation, mode: GenerationMode, number: int, seed_by_name: bool = True) -> dict[int, int]:
+    """Sends `number` requests and holds every answer against the document with all of schemathesis' checks; how many had each status."""
+    counts: dict[int, int] = {}
+
+    @settings(deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate], max_examples=number, database=None,
+              derandomize=seed_by_name)
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def run(case):
+        if isinstance(case.body, dict) and "model" in case.body and isinstance(case.body["model"], str):
+            case.body["model"] = "test"  # else nearly all would ask for a model that is not there
+        response = case.call_and_validate(headers=bearer("bob"))
+        counts[response.status_code] = counts.get(response.status_code, 0) + 1
+
+    run()
+    return counts
+
+
+def test_the_operations():
+    assert len(OPERATIONS) >= 13 and len(ASKING) == 5
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: each.label)
+def test_requests_that_fit_the_document(operation):
+    counts = send(operation, GenerationMode.POSITIVE, 30)
+    assert counts and max(counts) < 500
+
+
+@pytest.mark.parametrize("operation", ASKING, ids=lambda each: each.label)
+def test_requests_that_break_it(operation):
+    counts = send(operation, GenerationMode.NEGATIVE, 40)
+    assert sum(counts.values()) >= 20 and max(counts) < 500
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=lambda mode: mode.value)
+@pytest.mark.parametrize("operation", ASKING, ids=lambda each: each.label)
+def test_twenty_thousand_requests(operation, mode):
+    """2,000 for each of five operations in two ways."""
+    assert sum(send(operation, mode, 2000, seed_by_name=False).values()) > 1900
