@@ -69,6 +69,8 @@ def take_steps(check: CheckConfig) -> int:
     architecture, config = architecture_of(check.architecture), to_train_config(check)
     before = _start_measuring(check.device)
     precision = torch.bfloat16 if check.precision == "bf16" else torch.float32
+    if check.device == "cpu":  # as a run does
+        torch.backends.cuda.enable_flash_sdp(False)
     torch.set_default_dtype(precision)
     with torch.device(check.device):
         model = PixelLMForConditionalGeneration(architecture).train()

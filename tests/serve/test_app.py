@@ -1,13 +1,18 @@
+import asyncio
 import inspect
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from ray.exceptions import RayActorError
 from ray.serve import Application
+from ray.serve.exceptions import BackPressureError
 
-from pixellm.errors import ConfigError
-from serve.app import build_app
+from pixellm.errors import ConfigError, InputError
+from serve.app import Replicas, build_app
+from serve.messages import Event, build_canary
+from serve.problems import ApiError
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,3 +31,77 @@ def test_the_ingress_starts_without_torch_deepspeed_and_peft():
     code = "import sys; sys.modules['deepspeed'] = sys.modules['peft'] = None; import serve.app; assert 'torch' not in sys.modules"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
+
+
+class Handle:
+    """In place of Serve's handle of a model: each call gives the next of `outcomes`, events with an error to raise among them."""
+
+    def __init__(self, *outcomes):
+        self.outcomes, self.num_asked, self.num_cancelled = list(outcomes), 0, 0
+        self.ask = self
+
+    def options(self, stream):
+        return self
+
+    def remote(self, ask):
+        self.num_asked += 1
+        return Response(self, self.outcomes.pop(0))
+
+
+class Response:
+    def __init__(self, handle, events):
+        self.handle, self.events = handle, events
+
+    async def __aiter__(self):
+        for event in self.events:
+            if isinstance(event, Exception):
+                raise event
+            yield event
+
+    def cancel(self):
+        self.handle.num_cancelled += 1
+
+
+def ask_replicas(handle: Handle, parts: bool = False):
+    async def run():
+        ask = build_canary(1, "m")
+        return [event async for event in Replicas({"m": handle}).ask(ask.__class__(**{**ask.__dict__, "parts": parts}))]
+
+    return asyncio.run(run())
+
+
+def test_a_lost_replica_is_asked_again_once():
+    handle = Handle([RayActorError()], [Event(0, "It")])
+    assert ask_replicas(handle) == [Event(0, "It")] and handle.num_asked == 2
+    handle = Handle([RayActorError()], [RayActorError()])
+    with pytest.raises(ApiError) as refused:
+        ask_replicas(handle)
+    assert (refused.value.status, refused.value.code, handle.num_asked) == (503, "model_unavailable", 2)
+
+
+def test_parts_that_were_given_out_are_not_given_again():
+    handle = Handle([Event(0, "It"), RayActorError()])
+    with pytest.raises(ApiError) as refused:
+        ask_replicas(handle, parts=True)
+    assert (refused.value.code, handle.num_asked) == ("model_lost", 1) and refused.value.headers["retry-after"]
+
+
+def test_a_full_queue_is_told_at_once_and_a_refused_question_leaves_no_work_behind():
+    handle = Handle([BackPressureError(num_queued_requests=9, max_queued_requests=9)])
+    with pytest.raises(ApiError) as refused:
+        ask_replicas(handle)
+    assert (refused.value.status, refused.value.code, handle.num_asked) == (503, "overloaded", 1) and refused.value.headers["retry-after"]
+    handle = Handle([Event(0, InputError("photo_unreadable", "no"))])
+    with pytest.raises(InputError):
+        ask_replicas(handle)
+    assert handle.num_cancelled == 1
+
+
+def test_every_model_has_replicas_of_its_own_that_keep_to_its_load():
+    app = build_app({"model": "models/a", "name": "a", "more_models": [{"model": "models/b", "autoscaling": {"max_replicas": 3}}]})
+    models = app._bound_deployment.init_args[1]
+    deployments = {name: model._bound_deployment for name, model in models.items()}
+    assert {name: each.name for name, each in deployments.items()} == {"a": "model", "b": "model-b"}
+    scaling = deployments["b"]._deployment_config.autoscaling_config
+    assert scaling.max_replicas == 3 and scaling.policy.policy_function == "serve.autoscaling.EngineLoadPolicy"
+    assert all(each._deployment_config.max_surge_percent == 100 for each in [*deployments.values(), app._bound_deployment])

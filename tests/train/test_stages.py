@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pixellm.train.config import TrainConfig
-from pixellm.train.loop import optimiser_step
+from pixellm.train.step import optimiser_step
 from tests.train.examples import NUM_PHOTOS, build_engine, make_batch, make_config
 
 pytestmark = pytest.mark.timeout(900)  # seconds of work, but minutes where many share the machine
@@ -26,9 +26,7 @@ def curve(config: TrainConfig, batches: list) -> list[list[float]]:
     engine, found = build_engine(config), []
     for step in range(STEPS):
         taken = optimiser_step(engine, batches, config, factor=min(1.0, (step + 1) / 3))
-        losses = torch.tensor([taken.text, taken.bce, taken.dice])
-        torch.distributed.all_reduce(losses)
-        found.append([*losses.tolist(), taken.gradient_norm])
+        found.append([taken.text, taken.bce, taken.dice, taken.gradient_norm])
     return found
 
 
