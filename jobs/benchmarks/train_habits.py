@@ -28,6 +28,8 @@ PREPARE, PREPARE_UNUSED = "preparing", "preparing, with unused 1024-px copies"
 
 def measure_habits(num_photos: int, repeats: int) -> dict[str, Case]:
     """Seconds by name: of a forward and backward pass of `tiny` over `num_photos`, and of preparing them."""
+    torch.set_num_threads(1)  # both as the training workers have it
+    torch.backends.cuda.enable_flash_sdp(False)
     model, processor = build_tiny(shapes_questions.all_texts())
     model.train()
     photos = [_draw_photo(number) for number in range(num_photos)]
