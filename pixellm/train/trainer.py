@@ -1,11 +1,12 @@
 """A configuration to a finished run: prepares the base model, starts Ray Train with the right resources, and says where the result is."""
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import ray
 from ray.exceptions import RayActorError
-from ray.train import ControllerError, FailureConfig, Result, RunConfig, ScalingConfig
+from ray.train import ControllerError, FailureConfig, Result, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pixellm.data.manifest import read_manifest
@@ -68,20 +69,21 @@ def fit(config: TrainConfig, base_uri: str) -> Result:
             time.sleep(RESTART_PAUSE_S)
 
 
-def build_trainer(config: TrainConfig, base_uri: str) -> TorchTrainer:
+def build_trainer(config: TrainConfig, base_uri: str, worker: Callable[[dict], object] = train_worker,
+                  callbacks: Sequence[UserCallback] = ()) -> TorchTrainer:
     """The Ray Train (V2) trainer of a run. It starts the workers, again after a failure and with other numbers of them; checkpoints are
     ours: workers go on from what is on storage."""
     filesystem, path = open_filesystem(config.storage_uri)
     resources = {"CPU": config.cpus_per_worker} | ({"GPU": 1.0} if config.use_gpu else {})
     return TorchTrainer(
-        train_worker,
+        worker,
         train_loop_config={"config": config.model_dump(mode="json"), "base_uri": base_uri},
         torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=config.num_workers if config.min_workers is None else (config.min_workers, config.num_workers),
             elastic_resize_monitor_interval_s=config.resize_check_s, use_gpu=config.use_gpu, resources_per_worker=resources),
         run_config=RunConfig(
-            name=config.run, storage_path=path, storage_filesystem=filesystem,
+            name=config.run, storage_path=path, storage_filesystem=filesystem, callbacks=list(callbacks),
             failure_config=FailureConfig(max_failures=config.max_failures)))
 
 

@@ -13,8 +13,9 @@ import uvicorn
 from serve.config import AppConfig
 from serve.ingress import build_api
 from tests.browser.doubles import PageModel
+from tests.conftest import ROOT
 
-SCREENSHOTS = Path(os.environ.get("PIXELLM_SCREENSHOTS") or ".local/screenshots")
+SCREENSHOTS = ROOT / ".local" / "screenshots"
 TIMEOUT_MS = 60_000  # of each step: long, as the tests say what happens and not how fast
 
 

@@ -46,8 +46,8 @@ def test_all_of_it_works_with_the_keyboard_alone(page, model):
 
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the question"
-    tab_to("#file")  # the button opens the system's own dialog, which takes the file from here
-    with page.expect_file_chooser() as chooser:
+    with page.expect_file_chooser() as chooser:  # begun before the steps to it, or the system's own dialog may open first
+        tab_to("#file")
         page.keyboard.press("Enter")
     chooser.value.set_files(photo_file())
     expect(page.locator("#question")).to_be_focused()

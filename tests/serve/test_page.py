@@ -1,25 +1,34 @@
 """The page's files over HTTP: types, ETags, nothing from elsewhere. What it does in a browser is tested in tests/browser."""
 
+import asyncio
 import re
 
-import pytest
+import httpx
+from fastapi import FastAPI
 
-from serve.page import FOLDER
+from serve.page import FOLDER, add_page
 from tests.serve.test_ingress import call
 
 FILES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*") if path.is_file())
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml", "jpg": "image/jpeg"}
 
 
-@pytest.mark.parametrize("path", ["/", *(f"/web/{name}" for name in FILES)])
-def test_every_file_has_its_type_and_comes_once(path):
-    response = call("GET", path)
-    assert response.status_code == 200
-    assert response.headers["content-type"].split(";")[0] == TYPES[path.rpartition(".")[2] if "." in path else "html"]
-    assert response.headers["cache-control"] == "no-cache"
-    again = call("GET", path, headers={"if-none-match": response.headers["etag"]})
-    assert again.status_code == 304 and not again.content
-    assert call("HEAD", path).headers["content-length"] == str(len(response.content))
+def test_every_file_has_its_type_and_comes_once():
+    api = FastAPI()
+    add_page(api)
+
+    async def run() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as client:
+            for path in ["/", *(f"/web/{name}" for name in FILES)]:
+                response = await client.get(path)
+                assert response.status_code == 200
+                assert response.headers["content-type"].split(";")[0] == TYPES[path.rpartition(".")[2] if "." in path else "html"]
+                assert response.headers["cache-control"] == "no-cache"
+                again = await client.get(path, headers={"if-none-match": response.headers["etag"]})
+                assert again.status_code == 304 and not again.content
+                assert (await client.head(path)).headers["content-length"] == str(len(response.content))
+
+    asyncio.run(run())
 
 
 def test_other_paths_stay_problems():

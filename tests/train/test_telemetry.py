@@ -11,6 +11,7 @@ from pixellm.train.metric_names import METRICS, metric_of
 from pixellm.train.sinks import Sinks
 from pixellm.train.tasks import TASK_KEYS, mean_losses, sums_by_task
 from pixellm.train.telemetry import Interval, Telemetry
+from tests.conftest import ROOT
 from tests.train.examples import NUM_PHOTOS, base_model, make_batch, make_config
 
 
@@ -78,6 +79,7 @@ def test_events_lie_in_the_folder_of_the_run(telemetry, tmp_path):
     assert {"loss/total", "loss_text/vqa", "learning_rate/codebook", "speed/images_per_s", "time_s/forward", "memory/peak_gb"} <= tags
     assert [(event.step, event.value) for event in events.Scalars("speed/data_wait_share")] == [(10, 0.25)]
     assert {metric_of(tag)[0].name for tag in tags} <= {metric.name for metric in METRICS}
+    assert telemetry.sinks.num_failures == 0, "the gauges took them too"
 
 
 def test_metric_of_a_tag_has_its_labels():
@@ -115,3 +117,8 @@ def test_a_failing_sink_is_told_once_and_the_others_go_on(capsys):
 
 def test_durations_read_well():
     assert [format_duration(seconds) for seconds in (4.6, 200, 7500)] == ["5s", "3m20s", "2h05m"]
+
+
+def test_the_documentation_lists_every_metric():
+    page = (ROOT / "docs/train.md").read_text()
+    assert not [metric.name for metric in METRICS if f"| `{metric.tag}` | `{metric.name}` | {metric.description} |" not in page]
