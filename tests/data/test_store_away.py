@@ -10,6 +10,7 @@ from pixellm.errors import ShardError
 from tests.data.rows import make_row
 
 
+@pytest.mark.slow
 def test_a_store_that_is_away_is_asked_again_and_its_object_named(s3_outages, monkeypatch):
     uri, pauses = f"{s3_outages.store.uri}/shards", []
     write_shards([make_row(index) for index in range(9)], uri, ShardOptions())

@@ -19,9 +19,9 @@ CONFIGS = [(PredictConfig, {"photos": "in", "question": "what?", "output": "out"
 def test_all_who_answer_questions_reach_the_engine(kind, values, monkeypatch):
     monkeypatch.setattr(module.Segmenter, "from_pretrained", lambda *args: args)
     engine = {"num_slots": 3, "photo_cache_mb": 50, "kv_cache_mb": 900}
-    config = build_config(kind, values | {"engine": engine, "dtype": "bfloat16"})
+    config = build_config(kind, values | {"engine": engine, "dtype": "bfloat16", "int8_weights": True})
     for load in (module.load_segmenter, load_segmenter):
-        assert load(config) == ("tiny", "bfloat16", "cpu", EngineConfig(**engine))
+        assert load(config) == ("tiny", "bfloat16", "cpu", EngineConfig(**engine), True)
     with pytest.raises(ConfigError, match=r"engine\.num_slot: unknown key; did you mean 'num_slots'"):
         build_config(kind, values | {"engine": {"num_slot": 3}})
 

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.config import SchemathesisConfig
+from schemathesis.specs.openapi.checks import negative_data_rejection
 
 from serve.ingress import build_api
 from tests.serve.doubles import RuleModel
@@ -39,7 +40,8 @@ def send(operation, mode: GenerationMode, number: int, seed_by_name: bool = True
     def run(case):
         if isinstance(case.body, dict) and "model" in case.body and isinstance(case.body["model"], str):
             case.body["model"] = "test"  # else nearly all would ask for a model that is not there
-        response = case.call_and_validate(headers=bearer("bob"))
+        is_form = case.media_type == "multipart/form-data"  # which makes text of everything, so no value is of a wrong type
+        response = case.call_and_validate(headers=bearer("bob"), excluded_checks=[negative_data_rejection] if is_form else [])
         counts[response.status_code] = counts.get(response.status_code, 0) + 1
 
     run()
