@@ -30,7 +30,7 @@ from serve.problems import ApiError
 from serve.schemas import Mask, SegmentResponse, Usage
 from serve.streams import EVENT_STREAM, event_stream, server_sent_event
 
-_STREAM = {EVENT_STREAM: {"schema": {"type": "string", "description": "With `stream`: a ChatChunk each, then `[DONE]`."}}}
+_STREAM = {EVENT_STREAM: {"schema": {"description": "With `stream`: a ChatChunk each, then `[DONE]`."}}}
 
 
 def add_chat_routes(api: FastAPI, config: AppConfig, model: Model) -> None:

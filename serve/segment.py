@@ -32,7 +32,7 @@ from serve.streams import EVENT_STREAM, event_stream, server_sent_event
 
 FORM, IMAGE = "multipart/form-data", "image/*"
 _REQUEST = request_body({FORM: ref(SegmentForm), JSON: ref(SegmentRequest), IMAGE: {"schema": {"type": "string", "format": "binary"}}})
-_STREAM = {EVENT_STREAM: {"schema": {"type": "string", "description": (
+_STREAM = {EVENT_STREAM: {"schema": {"description": (
     "With `stream`: events `text`, `mask` and `answer`, whose data is a SegmentPart each; `answer` is the last one of its question. A "
     "failure is an event `error` with a Problem, and ends the stream.")}}}
 
