@@ -90,6 +90,7 @@ class BatchStream(Generic[T]):
         self._builder = ray.put(builder)
         self._spans: dict[Span, ray.ObjectRef] = {}
         self._bytes_per_window = 0.0
+        self._opened_bytes = 0.0  # the most that row groups took which a portion left open: those it opens may be as many again
         self._warned = False
 
     def __iter__(self) -> Iterator[T]:
@@ -118,7 +119,7 @@ class BatchStream(Generic[T]):
         """How many windows of each lane the next portion has: `most`, or as many as the memory holds."""
         encoded = self.mixture.mean_row_bytes * BATCHES_PER_WINDOW * self.position.rows_per_batch
         needed = len(self.lanes) * ((1 + PORTIONS_AHEAD) * self._bytes_per_window + PORTIONS_AHEAD * encoded)
-        opened = sum(span.num_bytes for span in self._spans)
+        opened = self._opened_bytes = max(self._opened_bytes, sum(span.num_bytes for span in self._spans))
         if opened + needed > self.memory_bytes and not self._warned:
             self._warned = True
             logger.warning("stream_memory_mb is %.0f, but %d lanes need %.0f MB: %.0f for row groups that are open, %.0f for the least "

@@ -58,4 +58,4 @@ def test_the_figures_are_put_together_and_drawn(tmp_path):
 def test_the_time_of_children_counts():
     before = tree_cpu_s()
     subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.3: pass"], check=True)
-    assert tree_cpu_s() - before >= 0.3
+    assert tree_cpu_s() - before > 0.25, "the system counts in hundredths of a second, for each process apart"
