@@ -22,9 +22,6 @@ from serve.replica import ModelReplica, SegmenterFactory, load_segmenter
 
 # An upgrade starts as many new replicas as there are before it stops an old one, and one whose canary fails never takes its place.
 SURGE_PERCENT = 100
-# Requests that an ingress replica can say no to at a time, beside those that wait for a model: where it is full, Serve's proxy looks for a
-# place at longer and longer intervals, and the requests wait there unseen.
-REFUSED_AT_ONCE = 256
 RETRY_LATER = {"retry-after": "3"}
 
 
@@ -37,7 +34,8 @@ def build_application(config: AppConfig, segmenter_factory: SegmenterFactory) ->
     """`segmenter_factory(config)` is called once in each model replica; tests hand in a fake here, a configuration cannot."""
     models = {each.model_name: _bind_model(each, "model" if each is config else f"model-{each.model_name}", config, segmenter_factory)
               for each in config.models}
-    ingress_requests = REFUSED_AT_ONCE + sum(each.max_ongoing_requests * each.autoscaling.max_replicas + each.max_queued_requests
+    # Enough that the ingress itself says 503, in our form, instead of requests waiting unseen in Serve's proxy.
+    ingress_requests = 16 + sum(each.max_ongoing_requests * each.autoscaling.max_replicas + each.max_queued_requests
                                 for each in config.models)
     return ray_serve.deployment(
         ray_serve.ingress()(Ingress), name="ingress",

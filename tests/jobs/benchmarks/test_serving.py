@@ -46,7 +46,7 @@ def test_each_question_has_a_photo_of_its_own():
 
 
 def test_percentiles():
-    assert _percentiles([float(value) for value in range(1, 101)]) == (50.0, 95.0, 99.0)
+    assert _percentiles([float(value) for value in range(1, 101)]) == [50.0, 95.0, 99.0]
     assert all(value != value for value in _percentiles([]))
 
 
