@@ -32,6 +32,7 @@ RESERVED = {
     "peft": ["pixellm.train*", "pixellm.inference*"],
     "fastapi": ["serve*", "jobs.benchmarks.serving*"],
     "serve": ["serve*"],
+    "serve.app": ["serve*", "jobs.benchmarks.serving*"],
     "serve.config": ["serve*", "jobs*"],
     "serve.schemas": ["serve*", "jobs*"],
     "serve.client": ["serve*", "jobs*"],
