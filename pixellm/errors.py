@@ -71,3 +71,7 @@ class RowError(PixelLMError, ValueError):
 
 class TooManyRejectedError(PixelLMError, RuntimeError):
     """The share of rejected rows is above what the configuration allows."""
+
+
+class SpendingCapError(PixelLMError, RuntimeError):
+    """The next request to a paid endpoint could cost more than the configuration allows."""
