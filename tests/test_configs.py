@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from jobs.prepare_data import build_config_class
+from pixellm.curation.config import CurateConfig
 from pixellm.errors import ConfigError
 from pixellm.evaluation.evaluate import EvaluateConfig
 from pixellm.model.presets import preset_config
@@ -26,7 +27,7 @@ def config_class(file: Path) -> type[StrictModel]:
     kind = file.name.split("_")[0].removesuffix(".yaml")
     if kind == "prepare":
         return build_config_class(yaml.safe_load(file.read_text())["source"])
-    classes = {"train": TrainConfig, "pretrain": TowerConfig, "evaluate": EvaluateConfig}
+    classes = {"train": TrainConfig, "pretrain": TowerConfig, "evaluate": EvaluateConfig, "curate": CurateConfig}
     assert kind in classes, f"{file.name}: the first word of a file's name says which job reads it; known: prepare, {', '.join(classes)}"
     return classes[kind]
 

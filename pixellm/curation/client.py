@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from pixellm.curation.budget import BudgetCall, Grant
 from pixellm.curation.chat import ChatRequest, Completion, read_completion
 from pixellm.curation.config import EndpointConfig
-from pixellm.errors import ConfigError, ServerError, SpendingCapError, StorageError
+from pixellm.errors import ConfigError, PixelLMError, ServerError, SpendingCapError, StorageError
 from pixellm.storage import exists, join_uri, read_bytes, write_bytes
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
@@ -51,6 +51,7 @@ class ChatClient:
         self._api_key = read_api_key(endpoint)
         self._slots = asyncio.Semaphore(max_concurrency or endpoint.max_concurrency)
         self._pending: dict[str, asyncio.Task[Completion]] = {}
+        self._fatal: PixelLMError | None = None  # after it nothing is asked any more
         headers = {"authorization": f"Bearer {self._api_key}"} if self._api_key else {}
         self._http = httpx.AsyncClient(headers=headers, timeout=None, limits=httpx.Limits(max_connections=None))
 
@@ -64,7 +65,8 @@ class ChatClient:
         """The answer, from the cache or paid; the same request twice at a time is one.
 
         Raises SpendingCapError, StorageError (the cache cannot be read or written), and ServerError: `request_refused` (only this request
-        is wrong), `endpoint_refused` (every request would be), `endpoint_failed` (no answer within `total_timeout_s`).
+        is wrong), `endpoint_refused` (every request would be), `endpoint_failed` (no answer within `total_timeout_s`). After the first two
+        and `endpoint_refused` nothing is asked any more: all that is still to be sent raises the same.
         """
         key = request.key(self._endpoint)
         if key not in self._pending:
@@ -75,13 +77,20 @@ class ChatClient:
     async def _complete(self, request: ChatRequest, key: str) -> Completion:
         uri = join_uri(self._cache, key[:2], f"{key}.json")
         async with self._slots:
-            completion = await asyncio.to_thread(_read_cached, uri)
-            if completion:
-                await self._budget("count_cached", request.stage)
+            if self._fatal:
+                raise self._fatal
+            try:
+                completion = await asyncio.to_thread(_read_cached, uri)
+                if completion:
+                    await self._budget("count_cached", request.stage)
+                    return completion
+                completion = await self._ask(request, key)
+                await asyncio.to_thread(write_bytes, uri, completion.model_dump_json().encode())
                 return completion
-            completion = await self._ask(request, key)
-            await asyncio.to_thread(write_bytes, uri, completion.model_dump_json().encode())
-            return completion
+            except (SpendingCapError, StorageError, ServerError) as error:
+                if not isinstance(error, ServerError) or error.code == "endpoint_refused":
+                    self._fatal = error
+                raise
 
     async def _ask(self, request: ChatRequest, key: str) -> Completion:
         """Attempts until there is an answer."""
@@ -129,17 +138,19 @@ class ChatClient:
             try:
                 return read_completion(response.content, request, self._endpoint)
             except ValueError:
-                detail = f"answered what is no chat completion: {response.text[:SHOWN_CHARACTERS]!r}"
-                return _Failure(self._error(status, "endpoint_failed", detail), is_unsure=True)
+                what = "answered what is no chat completion"
+                return _Failure(self._error(status, "endpoint_failed", what, response.text), is_unsure=True)
         is_passing = status in PASSING_STATUSES or status >= 500
         code = "endpoint_failed" if is_passing else "endpoint_refused" if status in FATAL_STATUSES else "request_refused"
-        refusal = self._error(status, code, f"answered {status}: {response.text[:SHOWN_CHARACTERS]}")
+        refusal = self._error(status, code, f"answered {status}", response.text)
         return _Failure(refusal, is_passing=is_passing, pause_s=retry_after_s(response.headers.get("retry-after", "")))
 
-    def _error(self, status: int, code: str, detail: str) -> ServerError:
+    def _error(self, status: int, code: str, detail: str, answer: str = "") -> ServerError:
         """Endpoints quote what they were sent, also the key: it is taken out."""
-        detail = detail.replace(self._api_key, "***") if self._api_key else detail
-        return ServerError(status, code, f"{self._endpoint.model} at {self._endpoint.url} {detail}")
+        if self._api_key:
+            answer = answer.replace(self._api_key, "***")
+        return ServerError(status, code, f"{self._endpoint.model} at {self._endpoint.url} {detail}"
+                                         + (f": {answer[:SHOWN_CHARACTERS]}" if answer else ""))
 
 
 def read_api_key(endpoint: EndpointConfig) -> str | None:

@@ -3,6 +3,7 @@
 import html
 import io
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -86,9 +87,9 @@ def read_samples(uri: str, num_rows: int, seed: int) -> list[Row]:
     return rows
 
 
-def build_page(uri: str, found: Survey, rows: list[Row]) -> str:
-    """One page: the counts, then each sample with a picture for every question."""
-    counts = html.escape("\n".join(found.lines()))
+def build_page(uri: str, found: Survey, rows: list[Row], notes: Sequence[str] = ()) -> str:
+    """One page: `notes` that say more of the folder, the counts, then each sample with a picture for every question."""
+    counts = html.escape("\n".join([*notes, *found.lines()]))
     return _PAGE.replace("{uri}", html.escape(uri)).replace("{counts}", counts).replace("{samples}", "".join(map(_sample_html, rows)))
 
 
