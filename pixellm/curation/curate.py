@@ -82,7 +82,7 @@ def _run(config: CurateConfig, folder: str, tasks: Sequence[dict[str, Any]]
     """The notes of the shards that could be finished, what it cost, and why others could not."""
     if not tasks:
         return {}, {}, None
-    num_workers = min(config.num_workers, len(tasks))
+    num_workers = min(config.num_workers, len(tasks), *(endpoint.max_concurrency for endpoint in config.endpoints().values()))
     budget: Any = ray.remote(num_cpus=0)(Budget).remote(config.endpoints(), config.max_cost)
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False

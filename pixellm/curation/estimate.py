@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pixellm.curation.config import CurateConfig
 from pixellm.curation.pipelines import caption_request, list_instances, question_request, repair_request
 from pixellm.curation.proposals import MIN_TARGETS
+from pixellm.curation.worker import read_row_groups
 from pixellm.data.manifest import read_manifest
-from pixellm.data.survey import read_samples
 
 NUM_SAMPLES = 64
 
@@ -24,9 +24,9 @@ class StageEstimate:
 
 def estimate(config: CurateConfig) -> list[StageEstimate]:
     """By stage. Raises ShardError for what is no shard folder."""
-    num_photos = read_manifest(config.shards).num_rows
-    num_photos = min(num_photos, config.max_photos or num_photos)
-    samples = read_samples(config.shards, NUM_SAMPLES, seed=0)
+    manifest = read_manifest(config.shards)
+    num_photos = min(manifest.num_rows, config.max_photos or manifest.num_rows)
+    (samples, *_) = read_row_groups(manifest.shard_uris(config.shards)[0], NUM_SAMPLES)  # rows are shuffled
     requests = []
     for row in samples:
         listed = list_instances(row, config.max_listed)

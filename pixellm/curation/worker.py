@@ -1,4 +1,4 @@
-"""The questions of one shard, in a Ray Data actor: all its photos at a time, as many requests as the endpoint allows.
+"""The questions of one shard, in a Ray Data actor: as many photos at a time as keep the endpoints busy.
 
 Beside the new shard lie its note (see data/shards.py) and, written before it, what else came of it: the MUSE entries and what was rejected.
 A photo that the endpoint failed on is noted as `endpoint_failed`; a shard with such photos is made again by the next run, out of the cache.
@@ -67,15 +67,16 @@ class ShardCurator:
         return {"number": [number], "note": [note], "error": [error]}
 
     async def _curate_shard(self, number: int, uri: str, num_rows: int) -> str:
-        groups = _read_row_groups(uri, num_rows)
+        groups = read_row_groups(uri, num_rows)
+        shares = {name: endpoint.max_concurrency // self._num_workers for name, endpoint in self._config.endpoints().items()}
+        at_a_time = asyncio.Semaphore(2 * sum(shares.values()))  # not all: photo by photo, a cap leaves few that are half done
         async with AsyncExitStack() as stack:
-            clients = {}
-            for name, endpoint in self._config.endpoints().items():
-                share = max(1, endpoint.max_concurrency // self._num_workers)
-                clients[name] = await stack.enter_async_context(ChatClient(endpoint, name, self._budget, self._config.cache, share))
+            clients = {name: await stack.enter_async_context(
+                ChatClient(endpoint, name, self._budget, self._config.cache, shares[name]))
+                for name, endpoint in self._config.endpoints().items()}
             curator = PhotoCurator(self._config, clients)
             rows = [row for group in groups for row in group]
-            found = await asyncio.gather(*(self._curate_photo(curator, row) for row in rows), return_exceptions=True)
+            found = await asyncio.gather(*(self._curate_photo(curator, row, at_a_time) for row in rows), return_exceptions=True)
         if error := next((each for each in found if isinstance(each, BaseException)), None):
             raise error  # after all that was on its way has arrived, and is in the cache
         outcomes, extras = iter(found), ShardExtras()
@@ -83,9 +84,10 @@ class ShardCurator:
         write_bytes(extras_uri(self._config.output, self._folder, number), msgspec.json.encode(extras))
         return write_shard(parts, self._config.output, self._folder, number).model_dump_json()
 
-    async def _curate_photo(self, curator: PhotoCurator, row: Row) -> Curation | RejectedRow:
+    async def _curate_photo(self, curator: PhotoCurator, row: Row, at_a_time: asyncio.Semaphore) -> Curation | RejectedRow:
         try:
-            return await curator.curate(row)
+            async with at_a_time:
+                return await curator.curate(row)
         except RowError as error:
             return RejectedRow(row["image_id"], row["source"], error.reason, error.detail)
         except ServerError as error:
@@ -120,12 +122,12 @@ class ShardCurator:
         return collector.to_part()
 
 
-def _read_row_groups(uri: str, num_rows: int) -> list[list[Row]]:
-    """The first `num_rows` rows."""
+def read_row_groups(uri: str, num_rows: int) -> list[list[Row]]:
+    """The first `num_rows` rows of a shard."""
     filesystem, path = open_filesystem(uri)
-    groups = []
+    groups: list[list[Row]] = []
     with pq.ParquetFile(path, filesystem=filesystem) as file:
         for index in range(file.num_row_groups):
-            groups.append(file.read_row_group(index).to_pylist()[:num_rows])
-            num_rows -= len(groups[-1])
+            if left := num_rows - sum(map(len, groups)):
+                groups.append(file.read_row_group(index).to_pylist()[:left])
     return groups

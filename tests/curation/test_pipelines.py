@@ -91,6 +91,21 @@ def test_a_repair_that_is_wrong_too_is_rejected_and_not_repaired(tmp_path: Path,
     assert [(each["reason"], each["stage"]) for each in chatty.rejected] == [("not_json", "questions"), ("not_json", "repair")]
 
 
+def test_more_than_was_asked_for_is_not_taken(tmp_path: Path, scenes: list[Row]) -> None:
+    endpoint = Endpoint(faults={}, slips={})
+    answer = endpoint.answer
+
+    def twice(body, rng):
+        content, reason = answer(body, rng)
+        return json.dumps({"questions": [*json.loads(content)["questions"], *json.loads(answer(body, rng)[0])["questions"]]}), reason
+
+    endpoint.answer = twice  # type: ignore[method-assign]
+    with serving(endpoint):
+        curation, = curate_all(endpoint, "v2", tmp_path, scenes[:1], questions_per_photo=2)
+    assert len(curation.accepted) == 2 and [each["reason"] for each in curation.rejected] == ["surplus"] * 2
+    assert len(curation.completions) == 1, "nothing is to be repaired"
+
+
 def test_a_photo_with_one_instance_is_not_asked_about(tmp_path: Path) -> None:
     row = make_row()
     row["regions"][1]["ignore"] = True
