@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from starlette.datastructures import MutableHeaders
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 CONTENT_POLICY = ("default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
@@ -21,7 +22,7 @@ HEADERS = {
     "permissions-policy": "camera=(self), geolocation=(), microphone=()",  # the page may take a photo
 }
 TRANSPORT = {"strict-transport-security": "max-age=31536000"}
-SWAGGER = "https://cdn.jsdelivr.net"  # where FastAPI's page of the documentation has its script and style
+DOCS_FILES = "docs/assets"  # below it are Swagger UI's script and style, out of the package fastapi_offline
 
 
 class SecurityHeaders:
@@ -45,15 +46,17 @@ class SecurityHeaders:
 
 
 def add_docs_route(api: FastAPI) -> None:
-    """`/docs`: FastAPI's page, the one that runs a script from elsewhere; its policy names that script, and its inline one by hash."""
-    page = get_swagger_ui_html(openapi_url="openapi.json", title=f"{api.title}: the interface", swagger_favicon_url="data:,")
+    """`/docs`: Swagger UI, without any other server; its policy names the page's inline script by hash."""
+    page = get_swagger_ui_html(openapi_url="openapi.json", title=f"{api.title}: the interface", swagger_favicon_url="data:,",
+                               swagger_js_url=f"{DOCS_FILES}/swagger-ui-bundle.js", swagger_css_url=f"{DOCS_FILES}/swagger-ui.css")
     html = bytes(page.body).decode()
     hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
               for script in re.findall(r"<script>(.*?)</script>", html, re.DOTALL)]
-    policy = (f"default-src 'none'; script-src {SWAGGER} {' '.join(hashes)}; "
-              f"style-src {SWAGGER} 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-              "frame-ancestors 'none'")
+    policy = (f"default-src 'none'; script-src 'self' {' '.join(hashes)}; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+              "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 
     @api.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         return HTMLResponse(html, headers={"content-security-policy": policy})
+
+    api.mount(f"/{DOCS_FILES}", StaticFiles(packages=[("fastapi_offline", "static")]), name="docs-assets")
