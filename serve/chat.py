@@ -30,6 +30,10 @@ from serve.problems import ApiError
 from serve.schemas import Mask, SegmentResponse, Usage
 from serve.streams import EVENT_STREAM, event_stream, server_sent_event
 
+_NAME = "$response.body#/data/0/id"
+_LINKS = {"card": {"operationRef": "#/paths/~1v1~1models~1{name}/get", "parameters": {"name": _NAME}},
+          "talk": {"operationRef": "#/paths/~1v1~1chat~1completions/post", "requestBody": {"model": _NAME}},
+          "ask": {"operationRef": "#/paths/~1v1~1segment/post", "requestBody": {"model": _NAME}}}
 _STREAM = {EVENT_STREAM: {"schema": {"description": "With `stream`: a ChatChunk each, then `[DONE]`."}}}
 
 
@@ -37,7 +41,7 @@ def add_chat_routes(api: FastAPI, config: AppConfig, model: Model) -> None:
     """Answers with `model`, within the limits of `config`."""
     cards = {each.model_name: ModelCard(id=each.model_name, created=int(time.time())) for each in config.models}
 
-    @api.get("/v1/models", summary="The models that can be asked")
+    @api.get("/v1/models", summary="The models that can be asked", responses={200: {"links": _LINKS}})
     async def models() -> ModelList:
         return ModelList(data=list(cards.values()))
 

@@ -1,6 +1,7 @@
 """The OpenAPI document against the app, by schemathesis: what is sent fits the schema or breaks it, and what comes back fits it always."""
 
 import base64
+from collections import Counter
 
 import pytest
 import schemathesis
@@ -68,6 +69,27 @@ def test_requests_that_fit_the_document(operation):
 def test_requests_that_break_it(operation):
     counts = send(operation, GenerationMode.NEGATIVE, 40)
     assert sum(counts.values()) >= 20 and max(counts) < 500
+
+
+class Requests(SCHEMA.as_state_machine()):  # type: ignore[misc]
+    """One request after another, by the document's links: what one answer gives is a part of the next request."""
+
+    counts: Counter[str] = Counter()
+
+    def get_call_kwargs(self, case):
+        return {"headers": bearer("bob")}
+
+    def validate_response(self, response, case, **more):
+        self.counts[f"{case.operation.label} {response.status_code}"] += 1
+        # A link can put right what the case had wrong.
+        case.validate_response(response, excluded_checks=[negative_data_rejection], recorder=self.recorder)
+
+
+def test_requests_that_follow_the_documents_links():
+    Requests.run(settings=settings(deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate], max_examples=40,
+                                   stateful_step_count=8, database=None, derandomize=True))
+    statuses = [int(each.rpartition(" ")[2]) for each in Requests.counts]
+    assert Requests.counts["GET /v1/models/{name} 200"] > 20 and Requests.counts["POST /v1/segment 200"] and max(statuses) < 500
 
 
 @pytest.mark.slow
