@@ -2,6 +2,7 @@
 
 import base64
 from collections import Counter
+from typing import ClassVar
 
 import pytest
 import schemathesis
@@ -74,7 +75,7 @@ def test_requests_that_break_it(operation):
 class Requests(SCHEMA.as_state_machine()):  # type: ignore[misc]
     """One request after another, by the document's links: what one answer gives is a part of the next request."""
 
-    counts: Counter[str] = Counter()
+    counts: ClassVar[Counter[str]] = Counter()
 
     def get_call_kwargs(self, case):
         return {"headers": bearer("bob")}
