@@ -52,7 +52,7 @@ def add_chat_routes(api: FastAPI, config: AppConfig, model: Model) -> None:
     @api.post("/v1/chat/completions", summary="Talk about a photo, by OpenAI's protocol",
               responses={200: {"content": _STREAM}, **problem_responses()}, openapi_extra=request_body({JSON: ref(ChatRequest)}))
     async def complete(request: Request) -> ChatCompletion:
-        body = await read_json(request, config, ChatRequest, strict=False)
+        body = await read_json(request, config, ChatRequest)
         chosen = checked_model(body.model, config)
         conversation = await asyncio.to_thread(read_conversation, body.messages, config)
         limit = min(chosen.max_new_tokens, body.max_completion_tokens or body.max_tokens or chosen.max_new_tokens)

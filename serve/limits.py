@@ -66,17 +66,17 @@ def _limited(request: Request, max_bytes: int) -> Request:
     return Request(request.scope, receive)
 
 
-async def read_json(request: Request, config: AppConfig, model: type[ModelT], strict: bool = True) -> ModelT:
+async def read_json(request: Request, config: AppConfig, model: type[ModelT]) -> ModelT:
     """The body as a `model`; ApiError for one that is too large, too slow, not JSON, or wrong."""
     if media_type(request) != JSON:
         raise ApiError(415, "body_format", f"The body is {media_type(request) or 'of no stated type'}; send {JSON}.")
-    return await asyncio.to_thread(parse_json, await receive(request, config, Request.body), model, strict)
+    return await asyncio.to_thread(parse_json, await receive(request, config, Request.body), model)
 
 
-def parse_json(data: bytes, model: type[ModelT], strict: bool = True) -> ModelT:
+def parse_json(data: bytes, model: type[ModelT]) -> ModelT:
     """Raises ApiError that says what is wrong with the first wrong field."""
     try:
-        return model.model_validate_json(data, strict=strict)
+        return model.model_validate_json(data, strict=True)
     except ValidationError as error:
         raise field_problem(error, model) from None
 

@@ -44,7 +44,7 @@ def add_huggingface_route(api: FastAPI, config: AppConfig, model: Model) -> None
         data = await receive(request, config, Request.body)
         threshold = None
         if media_type(request) == JSON:
-            body = await asyncio.to_thread(parse_json, data, TaskRequest, False)
+            body = await asyncio.to_thread(parse_json, data, TaskRequest)
             threshold = body.parameters.threshold if body.parameters else None
             data = await asyncio.to_thread(decode_base64, body.inputs, "inputs")
         answer = await answer_question(request, data, question, config, model)

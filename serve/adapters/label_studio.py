@@ -108,7 +108,7 @@ def add_label_studio_routes(api: FastAPI, config: AppConfig, model: Model) -> No
     @api.post(f"{PREFIX}/predict", summary="Brush masks for Label Studio's tasks", responses=problem_responses(404),
               openapi_extra=request_body({JSON: ref(PredictRequest)}))
     async def predict(request: Request) -> Predictions:
-        body = await read_json(request, config, PredictRequest, strict=False)
+        body = await read_json(request, config, PredictRequest)
         if len(body.tasks) > config.max_questions:
             detail = f"There are {len(body.tasks)} tasks, at most {config.max_questions} are allowed."
             raise ApiError(422, "tasks_too_many", detail, "tasks")
