@@ -9,9 +9,10 @@ from ray.exceptions import RayActorError
 from ray.serve import Application
 from ray.serve.config import AutoscalingPolicy
 from ray.serve.exceptions import BackPressureError
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from pixellm.settings import build_config
+from serve.admission import RETRY_LATER, overloaded
 from serve.autoscaling import EngineLoadPolicy
 from serve.config import AppConfig
 from serve.ingress import build_api
@@ -22,7 +23,7 @@ from serve.replica import ModelReplica, SegmenterFactory, load_segmenter
 
 # An upgrade starts as many new replicas as there are before it stops an old one, and one whose canary fails never takes its place.
 SURGE_PERCENT = 100
-RETRY_LATER = {"retry-after": "3"}
+ANY_NUMBER = 100_000  # of requests in an ingress replica, which itself says no (serve/admission.py): none waits unseen in Serve's proxy
 
 
 def build_app(args: dict[str, Any]) -> Application:
@@ -34,13 +35,10 @@ def build_application(config: AppConfig, segmenter_factory: SegmenterFactory) ->
     """`segmenter_factory(config)` is called once in each model replica; tests hand in a fake here, a configuration cannot."""
     models = {each.model_name: _bind_model(each, "model" if each is config else f"model-{each.model_name}", config, segmenter_factory)
               for each in config.models}
-    # Enough that the ingress itself says 503, in our form, instead of requests waiting unseen in Serve's proxy.
-    ingress_requests = 16 + sum(each.max_ongoing_requests * each.autoscaling.max_replicas + each.max_queued_requests
-                                for each in config.models)
     return ray_serve.deployment(
         ray_serve.ingress()(Ingress), name="ingress",
         num_replicas=config.ingress_replicas,
-        max_ongoing_requests=ingress_requests,
+        max_ongoing_requests=ANY_NUMBER,
         max_surge_percent=SURGE_PERCENT,
         graceful_shutdown_timeout_s=config.request_timeout_s,
         ray_actor_options={"num_cpus": config.ingress_num_cpus},
@@ -78,15 +76,16 @@ class Replicas:
     """The replicas of all models as one Model."""
 
     def __init__(self, models: dict[str, DeploymentHandle]):
-        self._models = {name: handle.options(stream=True).ask for name, handle in models.items()}
+        self._whole = {name: handle.answers for name, handle in models.items()}
+        self._parts = {name: handle.options(stream=True).ask for name, handle in models.items()}
 
     async def ask(self, ask: Ask) -> AsyncGenerator[Event, None]:
         """A replica that dies takes its requests with it: another one is asked, once, unless parts were given out already."""
         for _ in range(2):
             has_given = False
-            events = self._models[ask.model].remote(ask)
+            response = (self._parts if ask.parts else self._whole)[ask.model].remote(ask)
             try:
-                async for event in events:
+                async for event in response if ask.parts else _each(response):
                     if isinstance(event.news, Exception):
                         raise event.news
                     has_given = True
@@ -96,8 +95,13 @@ class Replicas:
                 if has_given and ask.parts:
                     raise ApiError(503, "model_lost", "The model was lost while it answered; ask again.", headers=RETRY_LATER) from None
             except BackPressureError:
-                raise ApiError(503, "overloaded", "Too many requests are waiting; try again in a moment.", headers=RETRY_LATER) from None
+                raise overloaded() from None
             except BaseException:  # the time is up, the client left, or a question failed: leave no work behind
-                events.cancel()
+                response.cancel()
                 raise
         raise ApiError(503, "model_unavailable", "The model is restarting; try again in a moment.", headers=RETRY_LATER)
+
+
+async def _each(response: DeploymentResponse) -> AsyncGenerator[Event, None]:
+    for event in await response:
+        yield event

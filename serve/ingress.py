@@ -7,6 +7,7 @@ from serve.access import KeyGuard
 from serve.adapters.huggingface import TaskRequest, add_huggingface_route
 from serve.adapters.label_studio import PredictRequest, add_label_studio_routes
 from serve.adapters.roboflow import add_roboflow_route
+from serve.admission import Admission
 from serve.chat import add_chat_routes
 from serve.chat_schemas import ChatChunk, ChatRequest
 from serve.config import AppConfig
@@ -27,6 +28,7 @@ def build_api(config: AppConfig, model: Model, echo_request_id: bool = True) -> 
     api = FastAPI(title="PixelLM", summary="Ask about a photo; get a sentence, and a mask for each thing it names.", docs_url=None,
                   redoc_url=None)
     api.add_middleware(Idempotency, config=config)  # the last that is added is the first that a request meets
+    api.add_middleware(Admission, config=config)
     api.add_middleware(KeyGuard, config=config)
     if config.cors_origins:
         api.add_middleware(CORSMiddleware, allow_origins=config.cors_origins, allow_methods=["GET", "POST"],

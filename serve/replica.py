@@ -77,6 +77,10 @@ class ModelReplica:
                 task.cancel()
             self._meters.show_load(self._segmenter.load)
 
+    async def answers(self, ask: Ask) -> list[Event]:
+        """The same events together, where nobody waits for parts: one message instead of a stream costs less."""
+        return [event async for event in self.ask(ask)]
+
     async def _answer(self, ask: Ask, photo: asyncio.Task[Any], index: int, events: asyncio.Queue[Event]) -> None:
         """Total: the last event is the answer or an error. Of an unforeseen one, not the text, which can quote a question."""
         from pixellm.inference.segmentation import Target, TextDelta

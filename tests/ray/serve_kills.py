@@ -8,15 +8,12 @@ import io
 import json
 import random
 import shutil
-import struct
 import sys
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from fcntl import ioctl
 from pathlib import Path
-from socket import AF_INET, SOCK_DGRAM, socket
 from typing import Any
 
 import httpx
@@ -30,19 +27,13 @@ from pixellm.settings import load_yaml
 from serve.app import build_app
 from serve.config import AppConfig
 from tests.conftest import ROOT
+from tests.ray.namespace import bring_loopback_up
 from tests.ray.training_runs import ray_processes
 
 PORT, NUM_CLIENTS, NUM_PHOTOS = 8000, 6, 16
 # The shipped file of the 7B model, with a model for the CPU.
 ON_A_CPU = ["dtype=float32", "device=cpu", "num_gpus=0", "num_cpus=0.1", "ingress_num_cpus=0.1", "torch_threads=1", "name=null",
             "max_new_tokens=48", "engine={num_slots: 8}"]
-
-
-def bring_loopback_up() -> None:
-    """In a new namespace it is down. Numbers: SIOCGIFFLAGS, SIOCSIFFLAGS and IFF_UP of <linux/sockios.h> and <net/if.h>."""
-    with socket(AF_INET, SOCK_DGRAM) as control:
-        name, flags = struct.unpack("16sh", ioctl(control, 0x8913, struct.pack("16sh", b"lo", 0)))
-        ioctl(control, 0x8914, struct.pack("16sh", name, flags | 1))
 
 
 class Traffic:

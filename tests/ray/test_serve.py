@@ -91,13 +91,15 @@ def test_a_body_without_a_declared_length_is_cut_off(server):
     assert_answers(server)
 
 
-def test_questions_do_not_wait_for_each_other_and_a_client_that_leaves_ends_its_own(server):
+def test_questions_do_not_wait_for_each_other_and_a_client_that_leaves_ends_its_own(server, record_result):
     with ThreadPoolExecutor(2) as pool:
         left = [pool.submit(httpx.post, f"{server}/v1/segment", timeout=3, **as_form(PNG, "wait")) for _ in range(2)]
         wait_for_text(server, "3 are open, 0 were left.")
         assert_answers(server)
         assert [type(each.exception()) for each in left] == [httpx.ReadTimeout] * 2
+    left_at_s = time.monotonic()
     wait_for_text(server, "1 are open, 2 were left.")
+    record_result("serving_client_leaves", {"slots_free_within_s": round(time.monotonic() - left_at_s, 3)})
 
 
 def wait_for_text(server: str, text: str, timeout_s: float = 30) -> None:

@@ -38,7 +38,7 @@ class Handle:
 
     def __init__(self, *outcomes):
         self.outcomes, self.num_asked, self.num_cancelled = list(outcomes), 0, 0
-        self.ask = self
+        self.ask = self.answers = self
 
     def options(self, stream):
         return self
@@ -58,6 +58,12 @@ class Response:
                 raise event
             yield event
 
+    def __await__(self):
+        return self._together().__await__()
+
+    async def _together(self):
+        return [event async for event in self]
+
     def cancel(self):
         self.handle.num_cancelled += 1
 
@@ -70,9 +76,10 @@ def ask_replicas(handle: Handle, parts: bool = False):
     return asyncio.run(run())
 
 
-def test_a_lost_replica_is_asked_again_once():
+@pytest.mark.parametrize("parts", [False, True])
+def test_a_lost_replica_is_asked_again_once(parts):
     handle = Handle([RayActorError()], [Event(0, "It")])
-    assert ask_replicas(handle) == [Event(0, "It")] and handle.num_asked == 2
+    assert ask_replicas(handle, parts) == [Event(0, "It")] and handle.num_asked == 2
     handle = Handle([RayActorError()], [RayActorError()])
     with pytest.raises(ApiError) as refused:
         ask_replicas(handle)
