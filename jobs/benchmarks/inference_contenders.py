@@ -51,14 +51,19 @@ class Answered:
     mask_logits: list[Tensor] = field(default_factory=list)
 
 
+def standard_sizes() -> tuple[CLIPVisionConfig, LlamaConfig]:
+    """Tower and language model of the standard case."""
+    return (CLIPVisionConfig(hidden_size=256, intermediate_size=1024, num_hidden_layers=13, num_attention_heads=4, image_size=448,
+                             patch_size=14),
+            LlamaConfig(hidden_size=512, intermediate_size=1376, num_hidden_layers=8, num_attention_heads=8))
+
+
 def build_model(size: ModelSize, dtype: torch.dtype, device: str) -> PixelLMForConditionalGeneration:
     """Random weights. `standard`: tower of 256 dims x 13 layers at 448 px, language model of 512 dims x 8 layers, decoder at full size;
     `7b` and `13b`: towers and language models of the presets' shapes, with the small vocabulary of the standard case."""
     torch.manual_seed(0)
     if size == "standard":
-        vision = CLIPVisionConfig(hidden_size=256, intermediate_size=1024, num_hidden_layers=13, num_attention_heads=4, image_size=448,
-                                  patch_size=14)
-        text = LlamaConfig(hidden_size=512, intermediate_size=1376, num_hidden_layers=8, num_attention_heads=8)
+        vision, text = standard_sizes()
     else:
         preset = preset_config(size)
         vision, text = preset.vision_config, preset.text_config

@@ -1,7 +1,8 @@
 """The deployed app under load, against the bare engine, a plain FastAPI app with the model behind a lock, and `@serve.batch`.
 
 `python -m jobs.benchmark suite=serving [quick=true] [model=URI] [output=docs/benchmarks]`; `output` also gets serving.png. Client and
-servers share the machine. One replica, one torch thread for each model; each request has a photo of its own.
+servers share the machine. One replica, one torch thread for each model; each request has a photo of its own. What HTTP and Ray cost is
+measured again with the standard case of `suite=inference`, where an answer takes about a second.
 """
 
 import asyncio
@@ -9,15 +10,16 @@ import itertools
 import math
 import random
 import statistics
+import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import httpx
+import aiohttp
 import numpy as np
 from PIL import Image
 from pydantic import Field
@@ -25,7 +27,7 @@ from pydantic import Field
 from jobs.benchmarks.bars import Bar, draw_bars
 from jobs.benchmarks.data_contenders import tree_cpu_s
 from jobs.benchmarks.result import BenchmarkConfig, BenchmarkResult, Case, Table
-from jobs.benchmarks.serving_contenders import BATCH_SIZE, Answer, Ask, start_contenders
+from jobs.benchmarks.serving_contenders import BATCH_SIZE, Answer, Ask, start_contenders, write_standard_model
 from jobs.benchmarks.timing import paired_ratio
 from pixellm.data.sources.shapes import draw_scene
 from pixellm.drawing import color_of
@@ -33,7 +35,7 @@ from pixellm.inference.config import EngineConfig
 from serve.config import AppConfig
 
 QUESTIONS = ("which of these can roll?", "where is the largest thing?", "what is on the left?", "which are red or blue?")
-NUM_PHOTOS, PHOTO_PX = 256, 96
+NUM_PHOTOS, PHOTO_PX, STANDARD_PX = 256, 96, 448
 OVERLOAD = 10.0  # times the capacity
 
 
@@ -46,6 +48,7 @@ class Config(BenchmarkConfig):
     max_new_tokens: int = Field(48, gt=0)
     concurrency: int = Field(16, gt=0, description="questions that wait at any time, for the capacity")
     num_requests: int = Field(96, gt=0, description="of each contender in each round")
+    num_standard_requests: int = Field(32, gt=0, description="the same, in the standard case")
     repeats: int = Field(3, gt=0)
     load: tuple[float, ...] = Field((0.25, 0.5, 0.75, 0.9, 1.1, 1.5, OVERLOAD), description="arrivals, as parts of the capacity; 10 always")
     duration_s: float = Field(20, gt=0, description="of arrivals at each rate")
@@ -64,7 +67,7 @@ class Load:
         """Answers per second."""
         return self.statuses[200] / self.duration_s
 
-    async def ask(self, answer: Answer, client: httpx.AsyncClient, ask: Ask) -> None:
+    async def ask(self, answer: Answer, client: aiohttp.ClientSession, ask: Ask) -> None:
         """One request, noted."""
         started = time.perf_counter()
         status = await answer(client, ask)
@@ -73,40 +76,74 @@ class Load:
             self.latencies_s.append(time.perf_counter() - started)
 
 
+@dataclass
+class Comparison:
+    """Of each contender in each round: answers per second, the median seconds of a question alone, and milliseconds of CPU an answer."""
+
+    rates: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    alone_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    cpu_ms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def cases(self, prefix: str, concurrency: int) -> list[Case]:
+        """All of them."""
+        parts = ((f"{concurrency} waiting", "answers/s", self.rates), ("alone", "s", self.alone_s),
+                 ("CPU of all processes", "ms/answer", self.cpu_ms))
+        return [Case(f"{prefix}{name}, {what}", unit, tuple(values)) for what, unit, found in parts for name, values in found.items()]
+
+    def ratio(self, other: str) -> float:
+        """Answers per second of the deployed app over those of another, in the median of the rounds."""
+        cases = [Case(name, "answers/s", tuple(self.rates[name])) for name in ("deployed", other)]
+        return paired_ratio("", *cases).median
+
+    def added_ms(self) -> float:
+        """What a question alone takes longer than in the bare engine, in the median of the rounds."""
+        pairs = zip(self.alone_s["deployed"], self.alone_s["engine"], strict=True)
+        return 1000 * statistics.median(ours - bare for ours, bare in pairs)
+
+
 def run(config: Config) -> BenchmarkResult:
     """See the module."""
     if config.quick:
-        config = config.model_copy(update={"num_requests": 16, "repeats": 1, "load": (0.5, 1.1, OVERLOAD), "duration_s": 3.0})
+        config = config.model_copy(update={"num_requests": 16, "num_standard_requests": 8, "repeats": 1, "load": (0.5, 1.1, OVERLOAD),
+                                           "duration_s": 3.0})
     app = AppConfig.model_validate({"model": config.model, "engine": config.engine.model_dump(), "torch_threads": 1, "num_cpus": 0.5,
                                     "max_ongoing_requests": 2 * BATCH_SIZE, "max_queued_requests": 2 * BATCH_SIZE})
-    asks = _asks(config.max_new_tokens)
+    asks = _asks(config.max_new_tokens, PHOTO_PX)
     with start_contenders(app) as contenders:
-        rates: dict[str, list[float]] = {name: [] for name in contenders}
-        alone: dict[str, list[float]] = {name: [] for name in contenders}
-        cpu_ms: dict[str, list[float]] = {name: [] for name in contenders}
-        for answer in contenders.values():
-            _measure(_closed_loop, answer, asks, BATCH_SIZE, BATCH_SIZE)
-        for repeat in range(config.repeats):
-            for name in list(contenders) if repeat % 2 == 0 else reversed(list(contenders)):
-                answer, before_s = contenders[name], tree_cpu_s()
-                busy = _measure(_closed_loop, answer, asks, config.num_requests, config.concurrency)
-                cpu_ms[name].append(1000 * (tree_cpu_s() - before_s) / config.num_requests)
-                rates[name].append(busy.goodput)
-                quiet = _measure(_closed_loop, answer, asks, max(4, config.num_requests // 6), 1)
-                alone[name].append(statistics.median(quiet.latencies_s))
-                print(f"{name}: {busy.goodput:.2f} answers/s, alone {1000 * alone[name][-1]:.0f} ms", flush=True)
-        capacity = statistics.median(rates["deployed"])
+        tiny = _compare(contenders, asks, config, config.num_requests)
+        capacity = statistics.median(tiny.rates["deployed"])
         curve = {part: _measure(_open_loop, contenders["deployed"], asks, part * capacity, config.duration_s)
                  for part in sorted({*config.load, OVERLOAD})}
-    return _result(config, rates, alone, cpu_ms, curve)
+    with tempfile.TemporaryDirectory(prefix="pixellm-standard-") as folder:
+        write_standard_model(folder)
+        app = app.model_copy(update={"model": folder, "engine": EngineConfig(num_slots=BATCH_SIZE)})
+        with start_contenders(app, only=("engine", "deployed")) as contenders:
+            standard = _compare(contenders, _asks(config.max_new_tokens, STANDARD_PX), config, config.num_standard_requests)
+    return _result(config, tiny, curve, standard)
 
 
-def _asks(max_new_tokens: int) -> Iterator[Ask]:
+def _compare(contenders: dict[str, Answer], asks: Iterator[Ask], config: Config, num_requests: int) -> Comparison:
+    found = Comparison()
+    for answer in contenders.values():
+        _measure(_closed_loop, answer, asks, BATCH_SIZE, BATCH_SIZE)
+    for repeat in range(config.repeats):
+        for name in list(contenders) if repeat % 2 == 0 else reversed(list(contenders)):
+            answer, before_s = contenders[name], tree_cpu_s()
+            busy = _measure(_closed_loop, answer, asks, num_requests, config.concurrency)
+            found.cpu_ms[name].append(1000 * (tree_cpu_s() - before_s) / num_requests)
+            found.rates[name].append(busy.goodput)
+            quiet = _measure(_closed_loop, answer, asks, max(4, num_requests // 6), 1)
+            found.alone_s[name].append(statistics.median(quiet.latencies_s))
+            print(f"{name}: {busy.goodput:.2f} answers/s, alone {1000 * found.alone_s[name][-1]:.0f} ms", flush=True)
+    return found
+
+
+def _asks(max_new_tokens: int, photo_px: int) -> Iterator[Ask]:
     """Without end; a photo comes again after `NUM_PHOTOS` others."""
     photos = []
     for index in range(NUM_PHOTOS):
         stream = BytesIO()
-        Image.fromarray(draw_scene(0, index, PHOTO_PX).image).save(stream, "PNG")
+        Image.fromarray(draw_scene(0, index, photo_px).image).save(stream, "PNG")
         photos.append(stream.getvalue())
     return (Ask(photo, QUESTIONS[number % len(QUESTIONS)], max_new_tokens) for number, photo in enumerate(itertools.cycle(photos)))
 
@@ -116,7 +153,8 @@ def _measure(drive: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -
     load = Load()
 
     async def measure() -> None:
-        async with httpx.AsyncClient(timeout=300, limits=httpx.Limits(max_connections=None)) as client:
+        connections = aiohttp.TCPConnector(limit=0)  # without a limit
+        async with aiohttp.ClientSession(connector=connections, timeout=aiohttp.ClientTimeout(300)) as client:
             started = time.perf_counter()
             await drive(load, client, *arguments)
             load.duration_s = time.perf_counter() - started
@@ -125,7 +163,8 @@ def _measure(drive: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -
     return load
 
 
-async def _closed_loop(load: Load, client: httpx.AsyncClient, answer: Answer, asks: Iterator[Ask], number: int, concurrency: int) -> None:
+async def _closed_loop(load: Load, client: aiohttp.ClientSession, answer: Answer, asks: Iterator[Ask], number: int,
+                       concurrency: int) -> None:
     """`number` requests, `concurrency` of them at any time."""
     todo = iter([next(asks) for _ in range(number)])
 
@@ -136,7 +175,7 @@ async def _closed_loop(load: Load, client: httpx.AsyncClient, answer: Answer, as
     await asyncio.gather(*(worker() for _ in range(concurrency)))
 
 
-async def _open_loop(load: Load, client: httpx.AsyncClient, answer: Answer, asks: Iterator[Ask], rate_per_s: float,
+async def _open_loop(load: Load, client: aiohttp.ClientSession, answer: Answer, asks: Iterator[Ask], rate_per_s: float,
                      duration_s: float) -> None:
     """Requests come at random moments, whether others were answered or not."""
     draw, loop = random.Random(0), asyncio.get_running_loop()
@@ -148,35 +187,30 @@ async def _open_loop(load: Load, client: httpx.AsyncClient, answer: Answer, asks
     await asyncio.gather(*tasks)
 
 
-def _result(config: Config, rates: dict[str, list[float]], alone: dict[str, list[float]], cpu_ms: dict[str, list[float]],
-            curve: dict[float, Load]) -> BenchmarkResult:
-    rate_cases = {name: Case(f"{name}, {config.concurrency} waiting", "answers/s", tuple(values)) for name, values in rates.items()}
-    alone_cases = {name: Case(f"{name}, alone", "s", tuple(values)) for name, values in alone.items()}
-    cpu_cases = {name: Case(f"{name}, CPU of all processes", "ms/answer", tuple(values)) for name, values in cpu_ms.items()}
-    capacity, deployed = rate_cases["deployed"].median, rate_cases["deployed"]
-    peak = max(load.goodput for load in curve.values())
+def _result(config: Config, tiny: Comparison, curve: dict[float, Load], standard: Comparison) -> BenchmarkResult:
+    capacity, peak = statistics.median(tiny.rates["deployed"]), max(load.goodput for load in curve.values())
     headline = {
-        "throughput_vs_engine": round(paired_ratio("", deployed, rate_cases["engine"]).median, 3),
-        "latency_over_engine_ms": round(1000 * statistics.median(
-            ours - bare for ours, bare in zip(alone["deployed"], alone["engine"], strict=True)), 1),
-        "throughput_vs_lock": round(paired_ratio("", deployed, rate_cases["FastAPI, lock"]).median, 2),
-        "throughput_vs_serve_batch": round(paired_ratio("", deployed, rate_cases["@serve.batch"]).median, 2),
+        "throughput_vs_engine": round(standard.ratio("engine"), 3), "added_latency_ms": round(standard.added_ms(), 1),
+        "tiny_throughput_vs_engine": round(tiny.ratio("engine"), 3), "tiny_added_latency_ms": round(tiny.added_ms(), 1),
+        "vs_locked_fastapi": round(tiny.ratio("FastAPI, lock"), 2), "vs_serve_batch": round(tiny.ratio("@serve.batch"), 2),
         "goodput_at_10x_vs_peak": round(curve[OVERLOAD].goodput / peak, 3)}
     rows = [(part, part * capacity, load.goodput, *_percentiles(load.latencies_s), load.statuses[200],
              load.statuses.total() - load.statuses[200], ", ".join(str(status) for status in sorted(load.statuses)))
             for part, load in curve.items()]
     if config.output is not None:
-        bars = [Bar(case.name, case.median, f"{case.median:.3g} answers/s", color_of(0)) for case in rate_cases.values()]
+        bars = [Bar(name, statistics.median(values), f"{statistics.median(values):.3g} answers/s", color_of(0))
+                for name, values in tiny.rates.items()]
         bars += [Bar(f"deployed, {part:g} x capacity arriving", load.goodput, f"{load.goodput:.3g} answers/s", color_of(1))
                  for part, load in curve.items()]
         Path(config.output).mkdir(parents=True, exist_ok=True)
         draw_bars("Answers per second", bars).save(Path(config.output) / "serving.png")
     columns = ("of capacity", "arrivals/s", "answers/s", "median s", "p95 s", "p99 s", "answered", "refused", "statuses")
-    return BenchmarkResult(headline, [*rate_cases.values(), *alone_cases.values(), *cpu_cases.values()],
-                           [Table("The deployed app, requests at random moments", columns, rows)], notes=(
+    cases = [*tiny.cases("", config.concurrency), *standard.cases("standard case: ", config.concurrency)]
+    return BenchmarkResult(headline, cases, [Table("The deployed app, requests at random moments", columns, rows)], notes=(
         "The bare engine runs in the client's process, with photos decoded in threads as the ingress does.",
         "CPU counts the client too, and what idle servers take.",
-        "answers/s of the curve are until the last answer, so a rate below the capacity shows less than its arrivals."))
+        "answers/s of the curve are until the last answer, so a rate below the capacity shows less than its arrivals.",
+        "The standard case has random weights: its answers are 48 tokens without sense."))
 
 
 def _percentiles(latencies_s: list[float]) -> list[float]:

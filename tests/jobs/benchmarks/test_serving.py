@@ -7,7 +7,10 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from jobs.benchmarks.serving import OVERLOAD, Config, Load, _asks, _closed_loop, _measure, _open_loop, _percentiles, _result
+from jobs.benchmarks.serving import OVERLOAD, Comparison, Config, Load, _asks, _closed_loop, _measure, _open_loop, _percentiles, _result
+from jobs.benchmarks.serving_contenders import write_standard_model
+from pixellm.inference.segmenter import Segmenter
+from pixellm.testing import random_photo
 
 
 class Counting:
@@ -28,20 +31,20 @@ class Counting:
 
 def test_a_closed_loop_keeps_as_many_waiting_as_asked():
     answer = Counting()
-    load = _measure(_closed_loop, answer, _asks(5), 12, 4)
+    load = _measure(_closed_loop, answer, _asks(5, 32), 12, 4)
     assert load.statuses == {200: 12} and answer.most == 4 and len(load.latencies_s) == 12
     assert load.goodput == pytest.approx(12 / load.duration_s)
 
 
 def test_an_open_loop_does_not_wait_for_answers():
     answer = Counting(wait_s=0.5, limit=20)
-    load = _measure(_open_loop, answer, _asks(5), 200.0, 0.3)
+    load = _measure(_open_loop, answer, _asks(5, 32), 200.0, 0.3)
     assert answer.most == 20 == load.statuses[200] == len(load.latencies_s)
     assert 20 <= load.statuses[503] <= 70, "about 60 come in 0.3 s"
 
 
 def test_each_question_has_a_photo_of_its_own():
-    asks = list(itertools.islice(_asks(5), 64))
+    asks = list(itertools.islice(_asks(5, 32), 64))
     assert len({ask.photo for ask in asks}) == 64 and len({ask.question for ask in asks}) == 4
 
 
@@ -54,9 +57,19 @@ def test_the_figures_are_put_together_and_drawn(tmp_path):
     names = ("engine", "deployed", "@serve.batch", "FastAPI, lock")
     rates = {name: [rate, rate] for name, rate in zip(names, (10.0, 9.0, 6.0, 3.0), strict=True)}
     alone = {name: [wait_s, wait_s] for name, wait_s in zip(names, (0.1, 0.11, 0.2, 0.1), strict=True)}
+    standard = Comparison({"engine": [2.0, 2.0], "deployed": [1.9, 1.9]}, {"engine": [0.5, 0.5], "deployed": [0.512, 0.512]}, {})
     curve = {1.0: Load([0.1] * 8, Counter({200: 8}), 1.0), OVERLOAD: Load([0.4] * 6, Counter({200: 6, 503: 84}), 1.0)}
-    result = _result(Config(suite="serving", output=str(tmp_path)), rates, alone, rates, curve)
-    assert result.headline == {"throughput_vs_engine": 0.9, "latency_over_engine_ms": 10.0, "throughput_vs_lock": 3.0,
-                               "throughput_vs_serve_batch": 1.5, "goodput_at_10x_vs_peak": 0.75}
+    result = _result(Config(suite="serving", output=str(tmp_path)), Comparison(rates, alone, rates), curve, standard)
+    assert result.headline == {"throughput_vs_engine": 0.95, "added_latency_ms": 12.0, "tiny_throughput_vs_engine": 0.9,
+                               "tiny_added_latency_ms": 10.0, "vs_locked_fastapi": 3.0, "vs_serve_batch": 1.5,
+                               "goodput_at_10x_vs_peak": 0.75}
     assert result.tables[0].rows[1] == (OVERLOAD, 90.0, 6.0, 0.4, 0.4, 0.4, 6, 84, "200, 503")
+    assert {case.name for case in result.cases} >= {"deployed, alone", "standard case: engine, 16 waiting"}
     assert Image.open(tmp_path / "serving.png").height > 6 * 20
+
+
+def test_the_standard_model_answers_to_the_limit(tmp_path):
+    write_standard_model(str(tmp_path))
+    segmenter = Segmenter.from_pretrained(str(tmp_path))
+    answer = segmenter.segment(random_photo(64, 48), "what is this?", 12)
+    assert (answer.finish_reason, answer.num_tokens) == ("length", 12)
