@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from pixellm.errors import ConfigError, ModelError
-from pixellm.inference.cpu import padded_num_rows
+from pixellm.inference.cpu import attend, is_attended_by_products, padded_num_rows
 
 ModuleType = TypeVar("ModuleType", bound=nn.Module)
 
@@ -128,7 +128,7 @@ class SlotCache:
             block = [piece for _, piece in run]
             past = torch.tensor([piece.num_past for piece in block])
             num_keys = int(past.max()) + num_rows
-            is_causal = num_keys == num_rows > 1 and self._heads_per_key_head == 1
+            is_causal = num_keys == num_rows > 1 and self._heads_per_key_head == 1 and not is_attended_by_products(self.keys)
             mask = None
             if not is_causal and (num_rows > 1 or bool((past != past[0]).any())):
                 last_seen = past[:, None] + torch.arange(num_rows)
@@ -155,9 +155,8 @@ def slot_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor,
     for block in slot_step.blocks:
         # Query heads that share a key head become further rows of it, so the keys are never repeated.
         queries = query[0, :, block.rows].unflatten(1, (-1, block.num_rows)).transpose(0, 1)
-        attended = F.scaled_dot_product_attention(
-            queries.reshape(len(queries), num_key_heads, -1, query.shape[-1]), keys[block.slots, :, :block.num_keys],
-            values[block.slots, :, :block.num_keys], attn_mask=block.mask, is_causal=block.is_causal, scale=scaling)
+        attended = attend(queries.reshape(len(queries), num_key_heads, -1, query.shape[-1]), keys[block.slots, :, :block.num_keys],
+                          values[block.slots, :, :block.num_keys], block.mask, block.is_causal, scaling)
         output[block.rows] = attended.reshape(len(queries), num_heads, block.num_rows, -1).transpose(1, 2).flatten(0, 1)
     return output.unsqueeze(0), None
 
