@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,19 +26,28 @@ def build_config(model: type[ConfigT], values: dict[str, Any], where: str = "con
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            path = ".".join(str(part) for part in problem["loc"])
-            if problem["type"] == "extra_forbidden":
-                lines.append(f"{path}: unknown key; {_nearest(model, problem['loc'])}")
-            else:
-                message = problem["msg"].removeprefix("Value error, ")
-                lines.append(f"{path}: {message}, found {problem['input']!r}" if path else message)
+        lines = [": ".join(filter(None, [".".join(map(str, place)), problem])) for place, problem in _describe(model, error)]
         raise ConfigError(f"{where}: " + "; ".join(lines)) from None
+
+
+def find_problems(model: type[BaseModel], values: Any) -> list[tuple[tuple[int | str, ...], str]]:
+    """The keys that lead to each problem of `values`, and what it is; none where they make a `model`."""
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        return _describe(model, error)
+    return []
 
 
 def load_yaml(path: str | Path, model: type[ConfigT], overrides: list[str] | tuple[str, ...] = ()) -> ConfigT:
     """Read `path` and apply `key.sub=value` overrides, whose values are YAML (`steps=3`, `names=[a,b]`)."""
+    return build_config(model, read_values(path, overrides), where=str(path))
+
+
+def read_values(path: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -> dict[str, Any]:
+    """The keys and values of a file, where one is given, and of overrides. Raises ConfigError."""
+    if path is None:
+        return _override({}, overrides)
     file = Path(path)
     if not file.is_file():
         raise ConfigError(f"configuration file {file} does not exist")
@@ -47,7 +57,14 @@ def load_yaml(path: str | Path, model: type[ConfigT], overrides: list[str] | tup
         raise ConfigError(f"{file} is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{file} holds a {type(values).__name__}, expected keys and values")
-    return build_config(model, _override(values, overrides), where=str(file))
+    return _override(values, overrides)
+
+
+def did_you_mean(name: str, known: Iterable[str], called: str) -> str:
+    """Names the one of `known` that is nearest to `name`, or all of them where none is near."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"{called}: {', '.join(names)}"
 
 
 def parse_command_line(model: type[ConfigT], description: str, argv: list[str] | None = None) -> ConfigT:
@@ -58,9 +75,7 @@ def parse_command_line(model: type[ConfigT], description: str, argv: list[str] |
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that override the file's")
     arguments = parser.parse_args(argv)
     try:
-        if arguments.config:
-            return load_yaml(arguments.config, model, arguments.overrides)
-        return build_config(model, _override({}, arguments.overrides), where="command line")
+        return build_config(model, read_values(arguments.config, arguments.overrides), where=arguments.config or "command line")
     except ConfigError as error:
         parser.exit(2, f"error: {error}\n")
 
@@ -83,14 +98,24 @@ def _override(values: dict[str, Any], overrides: list[str] | tuple[str, ...]) ->
     return values
 
 
+def _describe(model: type[BaseModel], error: ValidationError) -> list[tuple[tuple[int | str, ...], str]]:
+    described = []
+    for problem in error.errors():
+        place = problem["loc"]
+        if problem["type"] == "extra_forbidden":
+            text = f"unknown key; {_nearest(model, place)}"
+        else:
+            text = problem["msg"].removeprefix("Value error, ") + (f", found {problem['input']!r}" if place else "")
+        described.append((place, text))
+    return described
+
+
 def _nearest(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
     """Says which known key the last part of `location` is closest to, looking in the sub-model that holds it."""
     for part in location[:-1]:
         if isinstance(part, str) and part in model.model_fields:
             model = _sub_model(model.model_fields[part].annotation) or model
-    names = list(model.model_fields)
-    close = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(names)}"
+    return did_you_mean(str(location[-1]), model.model_fields, "known keys")
 
 
 def _sub_model(annotation: Any) -> type[BaseModel] | None:

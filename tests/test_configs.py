@@ -5,15 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jobs.prepare_data import build_config_class
-from pixellm.curation.config import CurateConfig
+from jobs.validation import runs
 from pixellm.errors import ConfigError
-from pixellm.evaluation.evaluate import EvaluateConfig
 from pixellm.model.presets import preset_config
 from pixellm.settings import StrictModel, load_yaml
 from pixellm.train.config import TrainConfig
 from pixellm.train.memory import BatchShape, estimate_memory
-from pixellm.train.tower import TowerConfig
 from serve.config import AppConfig
 from tests.conftest import ROOT
 
@@ -24,12 +21,7 @@ def config_class(file: Path) -> type[StrictModel]:
     """The model of a file: all of serve/configs are applications, those of jobs/configs say it with the first word of their name."""
     if file.is_relative_to(ROOT / "serve"):
         return AppConfig
-    kind = file.name.split("_")[0].removesuffix(".yaml")
-    if kind == "prepare":
-        return build_config_class(yaml.safe_load(file.read_text())["source"])
-    classes = {"train": TrainConfig, "pretrain": TowerConfig, "evaluate": EvaluateConfig, "curate": CurateConfig}
-    assert kind in classes, f"{file.name}: the first word of a file's name says which job reads it; known: prepare, {', '.join(classes)}"
-    return classes[kind]
+    return runs.config_class(runs.WORDS[runs.first_word(file)], yaml.safe_load(file.read_text()))
 
 
 def name_of(file: Path) -> str:

@@ -1,0 +1,132 @@
+"""YAML and JSON files with the line of each value, and what is found wrong in them: `file:line: what is wrong; what to write instead`."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from pixellm.settings import find_problems
+
+Place = tuple[int | str, ...]  # the keys and indices that lead to a value
+
+
+@dataclass(frozen=True, order=True)
+class Finding:
+    """One thing that is wrong, and what to write instead."""
+
+    file: str
+    line: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document of a file: plain values, and the line on which each begins."""
+
+    file: Path
+    values: Any
+    lines: dict[Place, int]
+
+    def line(self, *place: int | str) -> int:
+        """Of the value at `place`, or of the deepest that holds it."""
+        return next(self.lines[place[:end]] for end in range(len(place), -1, -1) if place[:end] in self.lines)
+
+    def at(self, *place: int | str, default: Any = None) -> Any:
+        """The value there, or `default` where something of the way is missing."""
+        value = self.values
+        for key in place:
+            try:
+                value = value[key]
+            except (KeyError, IndexError, TypeError):
+                return default
+        return value
+
+    @property
+    def name(self) -> str:
+        """Kind and name of a Kubernetes object."""
+        return f"{self.at('kind')} {self.at('metadata', 'name')}"
+
+
+@dataclass
+class Report:
+    """What was found, what could not be checked and why, and all documents, for the checks across files."""
+
+    crds: Path | None = None
+    findings: set[Finding] = field(default_factory=set)
+    unchecked: dict[str, None] = field(default_factory=dict)
+    documents: list[Document] = field(default_factory=list)
+    dockerfiles: dict[Path, dict[str, tuple[str, int]]] = field(default_factory=dict)  # ARG: its default and its line
+    num_files: int = 0
+
+    def add(self, document: Document, place: Place, what: str) -> None:
+        """One finding at the line of `place`."""
+        self.findings.add(Finding(str(document.file), document.line(*place), what))
+
+    def add_line(self, file: Path, line: int, what: str) -> None:
+        """One finding at a line."""
+        self.findings.add(Finding(str(file), line, what))
+
+    def add_problems(self, document: Document, model: type[BaseModel], place: Place = ()) -> bool:
+        """A finding for each problem of the values at `place` as a `model`; whether there was none."""
+        problems = find_problems(model, document.at(*place))
+        for within, problem in problems:
+            self.add(document, (*place, *within), ": ".join(filter(None, [".".join(map(str, within)), problem])))
+        return not problems
+
+
+def read_documents(file: Path, report: Report, text: str | None = None, first_line: int = 1) -> list[Document]:
+    """The documents of a file, or of a `text` in it that begins at `first_line`. What is no YAML, or has a key twice, is a finding."""
+    documents = []
+    try:
+        for node in yaml.compose_all(file.read_text() if text is None else text, Loader=yaml.SafeLoader):
+            if node is None:
+                continue
+            lines: dict[Place, int] = {}
+            for place, line, key_is_double in _walk(node):
+                lines[place] = line + first_line
+                if key_is_double:
+                    report.add_line(file, line + first_line, f"{place[-1]} is there twice and only the last counts; keep one")
+            values = yaml.SafeLoader("").construct_document(node)
+            documents.append(Document(file, values, lines))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + first_line if error.problem_mark else first_line
+        report.add_line(file, line, f"not YAML: {error.problem or error.context}; correct the indentation or the quotes around here")
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        report.add_line(file, first_line, f"not YAML: {' '.join(str(error).split())}; write it as UTF-8 text")
+    return documents
+
+
+def read_text_at(document: Document, place: Place, report: Report) -> list[Document]:
+    """The documents of a text inside a document, such as `key: |` and lines of YAML below it."""
+    text = document.at(*place)
+    return read_documents(document.file, report, text, document.line(*place) + 1) if isinstance(text, str) else []
+
+
+def _walk(node: yaml.Node, place: Place = ()) -> Iterator[tuple[Place, int, bool]]:
+    yield place, node.start_mark.line, False
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _walk(item, (*place, index))
+    elif isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            for inner, line, double in _walk(value, (*place, key.value)):
+                # A key's own line, which is the one to look at when the value begins below it.
+                yield (inner, key.start_mark.line, key.value in seen) if len(inner) == len(place) + 1 else (inner, line, double)
+            seen.add(key.value)
+
+
+def find_all(value: Any, key: str, place: Place = ()) -> Iterator[tuple[Place, Any]]:
+    """Every value below `value` that has this key, with its place."""
+    items: Iterable[tuple[int | str, Any]] = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
+    for each, inner in items:
+        if each == key:
+            yield (*place, each), inner
+        yield from find_all(inner, key, (*place, each))
