@@ -12,6 +12,7 @@ from pixellm.errors import ConfigError
 # Module and function of each kind of document. Modules are loaded when there is such a file: some need what only `.[dev]` installs.
 CHECKS = {
     "run": "runs:check_run", "deployment": "runs:check_deployment", "serve": "runs:check_serve", "ray up": "ray_up:check_cluster",
+    "kustomization": "kustomize:check_kustomization", "patch": "kustomize:check_patch", "manifest": "manifests:check_manifest",
 }
 KINDS = ("a run is called JOB_….yaml (" + ", ".join(f"{word}_" for word in WORDS) + "), a deployment lies in serve/configs; ray up, "
          "Kubernetes, Ray Serve, Prometheus and Grafana files are known by their keys")
@@ -31,7 +32,8 @@ def validate(paths: list[str], crds: str | None = None) -> Report:
             continue
         for document in read_documents(file, report):
             _check_document(document, report)
-    _call("runs:check_commands", report)
+    for check in ("runs:check_commands", "agreement:check_agreement"):
+        _call(check, report)
     return report
 
 
@@ -62,6 +64,8 @@ def _check_document(document: Document, report: Report) -> None:
 def kind_of(document: Document) -> str | None:
     """The kind of a document, a key of `CHECKS`."""
     values, folder = document.values, document.file.parent
+    if isinstance(values, list) and all(isinstance(each, dict) and "path" in each for each in values):
+        return "patch"
     if not isinstance(values, dict):
         return None
     if document.file.name == "kustomization.yaml":

@@ -37,6 +37,10 @@ class Document:
         """Of the value at `place`, or of the deepest that holds it."""
         return next(self.lines[place[:end]] for end in range(len(place), -1, -1) if place[:end] in self.lines)
 
+    def where(self, place: Place) -> tuple[Path, int]:
+        """File and line of `place`."""
+        return self.file, self.line(*place)
+
     def at(self, *place: int | str, default: Any = None) -> Any:
         """The value there, or `default` where something of the way is missing."""
         value = self.values
@@ -61,12 +65,13 @@ class Report:
     findings: set[Finding] = field(default_factory=set)
     unchecked: dict[str, None] = field(default_factory=dict)
     documents: list[Document] = field(default_factory=list)
-    dockerfiles: dict[Path, dict[str, tuple[str, int]]] = field(default_factory=dict)  # ARG: its default and its line
+    images: set[str] = field(default_factory=set)  # that the Dockerfiles make
     num_files: int = 0
 
     def add(self, document: Document, place: Place, what: str) -> None:
         """One finding at the line of `place`."""
-        self.findings.add(Finding(str(document.file), document.line(*place), what))
+        file, line = document.where(place)
+        self.findings.add(Finding(str(file), line, what))
 
     def add_line(self, file: Path, line: int, what: str) -> None:
         """One finding at a line."""
@@ -104,8 +109,8 @@ def read_documents(file: Path, report: Report, text: str | None = None, first_li
 
 def read_text_at(document: Document, place: Place, report: Report) -> list[Document]:
     """The documents of a text inside a document, such as `key: |` and lines of YAML below it."""
-    text = document.at(*place)
-    return read_documents(document.file, report, text, document.line(*place) + 1) if isinstance(text, str) else []
+    text, (file, line) = document.at(*place), document.where(place)
+    return read_documents(file, report, text, line + 1) if isinstance(text, str) else []
 
 
 def _walk(node: yaml.Node, place: Place = ()) -> Iterator[tuple[Place, int, bool]]:
