@@ -48,6 +48,13 @@ def draw_masks(photo: Image.Image, masks: Sequence[np.ndarray], alpha: float = 0
     return Image.fromarray(canvas)
 
 
+def draw_heat(photo: Image.Image, heat: np.ndarray) -> Image.Image:
+    """`heat` (H, W) in [0, 1] of the photo, from the greyed photo to the palette's first colour; RGB."""
+    grey = np.asarray(photo.convert("L").convert("RGB"), dtype=np.float32) * 0.6
+    weight = heat[..., None].astype(np.float32)
+    return Image.fromarray((grey * (1 - weight) + np.array(color_of(0), dtype=np.float32) * weight).round().astype(np.uint8))
+
+
 def draw_answer(photo: Image.Image, question: str, text: str, spans: Sequence[tuple[int, int]], masks: Sequence[np.ndarray]) -> Image.Image:
     """One picture that shows an answer: the photo with its masks, enlarged to a readable size, the question, and `text` below.
 

@@ -84,7 +84,7 @@ class FakeSegmenter:
         self.num_targets, self.known, self.failing, self.delay_s = num_targets, known or {}, failing, delay_s
         self.calls: list[tuple[int, int]] = []
 
-    def segment(self, images, questions, max_new_tokens=128, options=AnswerOptions()):
+    def segment(self, images, questions, max_new_tokens=128, options=AnswerOptions(), forced_answers=None):
         """One answer per question; for one image and one question, one. Raises InputError `question_empty` like the real one."""
         if isinstance(images, Image.Image):
             return self.segment([images], [questions], max_new_tokens)[0]

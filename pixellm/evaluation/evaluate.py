@@ -1,4 +1,4 @@
-"""Batch inference over shards with Ray Data, by free generation: each photo once, all its questions, then the metrics.
+"""Batch inference over shards with Ray Data: each photo once, all its questions, then the figures of a protocol.
 
 What is done with the result (files, pages) is report.py's.
 """
@@ -15,15 +15,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from pixellm.curation.config import EndpointConfig
 from pixellm.data.manifest import Manifest, read_manifest
 from pixellm.data.mixture import RowGroup
 from pixellm.data.prompts import fill_conversation
 from pixellm.data.schema import ROW_SCHEMA
 from pixellm.data.spans import list_row_groups
 from pixellm.errors import ShardError
+from pixellm.evaluation.figures import Figure, Term, build_figures
+from pixellm.evaluation.judge import EndpointJudge, Judge, OfflineJudge, judge_answers
 from pixellm.evaluation.metrics import Metrics, QuestionScore, score_question, summarize
+from pixellm.evaluation.protocols import PROTOCOLS, Judgement, Protocol, terms
 from pixellm.inference.batch import AnySegmenter, Record, answer_rows, segmenter_builder
 from pixellm.inference.config import BatchConfig
 from pixellm.storage import open_filesystem
@@ -44,7 +48,25 @@ class EvaluateConfig(BatchConfig):
     max_rows: int | None = Field(None, gt=0, description="photos to evaluate, the first of the shuffled shards")
     num_examples: int = Field(24, ge=0, description="cards on the page")
     examples: Literal["mixed", "random", "worst", "best"] = Field("mixed", description="mixed: a third of each")
-    seed: int = Field(0, description="of the questions drawn from templates and of the random examples")
+    seed: int = Field(0, description="of the questions drawn from templates, of the random examples and of the intervals")
+    protocol: Protocol = Field("muse", description=f"what is counted: {', '.join(PROTOCOLS)}; docs/evaluation.md describes them")
+    teacher_forced: bool = Field(False, description="feed the true answers, so that only the masks are the model's; figures say so")
+    judge: Literal["none", "offline", "endpoint"] = Field("offline", description="of muse: who scores the words. offline compares words, "
+                                                          "endpoint asks a language model")
+    judge_endpoint: EndpointConfig | None = Field(None, description="of judge=endpoint: the model that is asked")
+    judge_cache: str | None = Field(None, description="of judge=endpoint: URI of the folder of answers that were paid")
+    attention_examples: int = Field(3, ge=0, description="cards with the attention of each codebook token; loads the model a second time")
+
+    @model_validator(mode="after")
+    def _judge_is_whole(self) -> "EvaluateConfig":
+        if (self.judge == "endpoint") != (self.judge_endpoint is not None and self.judge_cache is not None):
+            raise ValueError("judge=endpoint needs judge_endpoint and judge_cache; without it leave both out")
+        return self
+
+    @property
+    def mode(self) -> str:
+        """How the answers came about; a part of every figure's name."""
+        return "teacher_forced" if self.teacher_forced else "free"
 
 
 @dataclass(frozen=True)
@@ -65,6 +87,22 @@ class Evaluation:
     failures: list[Record]
     num_photos: int
     duration_s: float
+    judgements: list[Judgement | None]  # of each answer
+    judge_name: str | None = None
+
+    @functools.cached_property
+    def photos(self) -> list[PhotoKey]:
+        """Those with an answer, sorted."""
+        return sorted({photo_key(answer.record) for answer in self.answers})
+
+    @functools.cached_property
+    def figures(self) -> dict[str, Figure]:
+        """The protocol's, over `photos`."""
+        places = {key: place for place, key in enumerate(self.photos)}
+        found: list[list[Term]] = [[] for _ in places]
+        for answer, judgement in zip(self.answers, self.judgements, strict=True):
+            found[places[photo_key(answer.record)]] += terms(self.config.protocol, answer.record, answer.score, judgement)
+        return build_figures(found)
 
     @functools.cached_property
     def metrics(self) -> Metrics:
@@ -82,7 +120,7 @@ def evaluate(config: EvaluateConfig, build_segmenter: Callable[[], AnySegmenter]
     """Answer every question of every photo of `config.shards` once, on `num_workers` actors, and score the answers.
 
     `build_segmenter` is called once in each actor; by default it loads `config.model`. Joins the Ray cluster that is there, or starts one.
-    Raises ShardError (no manifest, or not the photos that it promises) and StorageError (no such model).
+    Raises ShardError (no manifest, or not the photos that it promises), StorageError (no such model), and what the judge raises.
     """
     manifest = read_manifest(config.shards)
     build_segmenter = build_segmenter or segmenter_builder(config)
@@ -101,11 +139,25 @@ def evaluate(config: EvaluateConfig, build_segmenter: Callable[[], AnySegmenter]
         raise ShardError(f"{config.shards}: {len(seen)} different photos came {seen.total()} times, expected {num_photos} once; "
                          "prepare the data again")
     records.sort(key=lambda record: (photo_key(record), -1 if record["question_index"] is None else record["question_index"]))
+    answers = [ScoredAnswer(each, score_question(each["masks"], each["true_masks"])) for each in records if not each["failure"]]
+    judge = build_judge(config)
+    judgements: list[Judgement | None] = [None] * len(answers)
+    if judge:
+        progress(f"evaluate: {len(answers)} answers are judged by {judge.name}")
+        judgements = judge_answers(judge, [(each.record, each.score) for each in answers])
     return Evaluation(
-        config, manifest, num_photos=num_photos, duration_s=time.monotonic() - start_s,
-        answers=[ScoredAnswer(each, score_question(each["masks"], each["true_masks"])) for each in records if not each["failure"]],
-        failures=[record for record in records if record["failure"]],
+        config, manifest, num_photos=num_photos, duration_s=time.monotonic() - start_s, answers=answers,
+        failures=[record for record in records if record["failure"]], judgements=judgements, judge_name=judge.name if judge else None,
     )
+
+
+def build_judge(config: EvaluateConfig) -> Judge | None:
+    """None where nobody judges: only MUSE's protocol wants a judge."""
+    if config.protocol != "muse" or config.judge == "none":
+        return None
+    if config.judge_endpoint and config.judge_cache:
+        return EndpointJudge(config.judge_endpoint, config.judge_cache)
+    return OfflineJudge()
 
 
 def photo_key(record: Record) -> PhotoKey:
@@ -169,4 +221,4 @@ def _answered(config: EvaluateConfig, num_photos: int, build_segmenter: Callable
     with ray.data.DataContext.current(context):
         rows = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
             read_part, batch_size=1, num_cpus=READ_CPUS, compute=ray.data.TaskPoolStrategy(size=NUM_READ_TASKS))
-        return answer_rows(rows, config, build_segmenter, functools.partial(fill_row, seed=config.seed))
+        return answer_rows(rows, config, build_segmenter, functools.partial(fill_row, seed=config.seed), config.teacher_forced)

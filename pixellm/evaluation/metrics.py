@@ -103,7 +103,7 @@ def score_question(predicted: Sequence[RLE], true: Sequence[RLE]) -> QuestionSco
     ious = _divide(row_intersections, row_unions)
     if not predicted and not true:
         row_intersections, row_unions, ious = np.zeros(1, np.int64), np.zeros(1, np.int64), np.ones(1)
-    union_intersection, union_union = _compare_unions(predicted, true)
+    union_intersection, union_union = compare_unions(predicted, true)
     return QuestionScore(
         num_predicted=len(predicted), num_true=len(true), ious=tuple(ious.tolist()), intersections=tuple(row_intersections.tolist()),
         unions=tuple(row_unions.tolist()), matches=tuple(zip(matched_p.tolist(), matched_t.tolist(), strict=True)),
@@ -139,7 +139,7 @@ def _summarize_split(scores: list[QuestionScore]) -> SplitMetrics:
     )
 
 
-def _compare_unions(predicted: Sequence[RLE], true: Sequence[RLE]) -> tuple[int, int]:
+def compare_unions(predicted: Sequence[RLE], true: Sequence[RLE]) -> tuple[int, int]:
     """Pixels of the intersection and of the union of all `predicted` and all `true`."""
     if not predicted and not true:
         return 0, 0

@@ -1,36 +1,55 @@
-"""An evaluation as files: `report.json` for programs and `report.html`, one self-contained page, for people."""
+"""An evaluation as files: `report.json` for programs, `report.md` and `report.html`, one self-contained page, for people, and
+`scores.parquet`, what each photo adds to each figure, for `jobs.compare`."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
 
-from pixellm.evaluation.evaluate import Evaluation, PhotoKey, ScoredAnswer, photo_key, read_photos
+from pixellm.evaluation.attention import to_template, token_attention
+from pixellm.evaluation.breakdowns import by_num_targets, by_size, count_confusion
+from pixellm.evaluation.evaluate import EvaluateConfig, Evaluation, PhotoKey, ScoredAnswer, photo_key, read_photos
+from pixellm.evaluation.figures import Figure, interval
 from pixellm.evaluation.report_page import Card, build_card, build_page
 from pixellm.inference.photos import load_photo
+from pixellm.inference.segmenter import load_segmenter
 from pixellm.storage import join_uri, write_bytes
 
-MODE = "free"  # generation; no figure of ours is teacher-forced
+SCORES = "scores.parquet"
+PHOTO_COLUMNS = ("source", "split", "image_id")
 MAX_LISTED_FAILURES = 100
 
 
 def write_report(evaluation: Evaluation) -> str:
-    """Write both files to `config.output`, and to `config.local_copy` if it is given. Returns the URI of the page."""
+    """Write the files to `config.output`, and to `config.local_copy` if it is given. Returns the URI of the page."""
     config = evaluation.config
     report = build_report(evaluation)
-    files = {"report.json": json.dumps(report, indent=2) + "\n", "report.html": build_page(report, build_cards(evaluation))}
+    files = {"report.json": (json.dumps(report, indent=2) + "\n").encode(), "report.md": build_markdown(report).encode(),
+             "report.html": build_page(report, build_cards(evaluation)).encode(), SCORES: write_scores(evaluation)}
     for folder in filter(None, (config.output, config.local_copy and str(Path(config.local_copy).absolute()))):
         for name, content in files.items():
-            write_bytes(join_uri(folder, name), content.encode())
+            write_bytes(join_uri(folder, name), content)
     return join_uri(config.output, "report.html")
 
 
 def build_report(evaluation: Evaluation) -> dict[str, Any]:
     """What report.json holds: plain values only."""
+    scores = [answer.score for answer in evaluation.answers]
     return {
-        "mode": MODE,
+        "protocol": evaluation.config.protocol,
+        "mode": evaluation.config.mode,
+        "judge": evaluation.judge_name,
+        "num_unjudged": sum(each is None for each in evaluation.judgements) if evaluation.judge_name else None,
+        "figures": {name: figure_values(figure, evaluation.config.seed) for name, figure in evaluation.figures.items()},
+        "count_confusion": count_confusion(scores),
+        "by_size": by_size((answer.score, answer.record["true_masks"]) for answer in evaluation.answers),
+        "by_num_targets": by_num_targets(scores),
         "model": evaluation.config.model,
         "shards": evaluation.config.shards,
         "sources": [f"{source.name} ({source.version})" for source in evaluation.manifest.sources],
@@ -51,11 +70,45 @@ def headline(evaluation: Evaluation) -> dict[str, Any]:
     """The few figures that a job prints as its last line."""
     metrics = evaluation.metrics
     return {
-        "mode": MODE, "giou": _rounded(metrics.all.giou), "ciou": _rounded(metrics.all.ciou), "giou_few": _rounded(metrics.few.giou),
+        "protocol": evaluation.config.protocol, "mode": evaluation.config.mode,
+        "figures": {name: _rounded(figure.value()) for name, figure in evaluation.figures.items()},
+        "giou": _rounded(metrics.all.giou), "ciou": _rounded(metrics.all.ciou), "giou_few": _rounded(metrics.few.giou),
         "giou_many": _rounded(metrics.many.giou), "giou_no_target": _rounded(metrics.no_target.giou),
         "giou_per_question": _rounded(metrics.all.giou_per_question), "num_questions": metrics.all.num_questions,
         "num_wrong_count": metrics.all.num_wrong_count, "num_photos": evaluation.num_photos, "num_failed_photos": len(evaluation.failures),
     }
+
+
+def figure_values(figure: Figure, seed: int) -> dict[str, float | None]:
+    """Value and interval."""
+    found = interval(figure, seed)
+    return {"value": figure.value(), "low": found.low if found else None, "high": found.high if found else None}
+
+
+def build_markdown(report: dict[str, Any]) -> str:
+    """A table of the figures, to be pasted."""
+    lines = [f"# {report['model']} on {report['shards']}", "", f"Protocol {report['protocol']}, {report['mode']} generation, "
+             f"{report['num_photos']} photos, {report['num_questions']} questions, {report['num_failed_photos']} photos set aside."]
+    lines += [f"Judge: {report['judge']}; {report['num_unjudged']} questions were not judged."] if report["judge"] else []
+    lines += ["", "| figure | value | 95 % interval |", "| --- | ---: | --- |"]
+    for name, each in report["figures"].items():
+        shown = "" if each["low"] is None else f"{each['low']:.4f} to {each['high']:.4f}"
+        lines.append(f"| {report['protocol']} {report['mode']} {name} | " + ("none" if each["value"] is None else f"{each['value']:.4f}")
+                     + f" | {shown} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_scores(evaluation: Evaluation) -> bytes:
+    """A Parquet file: photo, and of each figure `NAME/numerators` and `NAME/denominators`, a number for each column."""
+    columns: dict[str, Any] = {name: [photo[place] for photo in evaluation.photos] for place, name in enumerate(PHOTO_COLUMNS)}
+    for name, figure in evaluation.figures.items():
+        columns |= {f"{name}/numerators": figure.numerators.tolist(), f"{name}/denominators": figure.denominators.tolist()}
+    about = {"protocol": evaluation.config.protocol, "mode": evaluation.config.mode, "judge": evaluation.judge_name or "none",
+             "shards": evaluation.config.shards, "model": evaluation.config.model,
+             "columns": json.dumps({name: figure.columns for name, figure in evaluation.figures.items()})}
+    stream = io.BytesIO()
+    pq.write_table(pa.table(columns).replace_schema_metadata(about), stream)
+    return stream.getvalue()
 
 
 def choose_examples(answers: list[ScoredAnswer], count: int, how: str, seed: int) -> dict[str, list[ScoredAnswer]]:
@@ -81,8 +134,19 @@ def build_cards(evaluation: Evaluation) -> dict[str, list[Card]]:
     config = evaluation.config
     chosen = choose_examples(evaluation.answers, config.num_examples, config.examples, config.seed)
     photos = read_photos(config.shards, {photo_key(answer.record) for answers in chosen.values() for answer in answers})
-    return {heading: [build_card(load_photo(photos[photo_key(answer.record)]), answer) for answer in answers]
+    shown = [answer for answers in chosen.values() for answer in answers if answer.record["masks"]][:config.attention_examples]
+    looks = dict(zip(map(id, shown), _attention(config, [(answer, photos[photo_key(answer.record)]) for answer in shown]), strict=True))
+    return {heading: [build_card(load_photo(photos[photo_key(answer.record)]), answer, looks.get(id(answer))) for answer in answers]
             for heading, answers in chosen.items()}
+
+
+def _attention(config: EvaluateConfig, shown: list[tuple[ScoredAnswer, bytes]]) -> list[Tensor]:
+    """Of each example, by a model of this process."""
+    if not shown:
+        return []
+    segmenter = load_segmenter(config.model_copy(update={"device": "cpu", "dtype": "float32", "int8_weights": False}))
+    return [token_attention(segmenter.model, segmenter.processor, load_photo(photo), answer.record["question"],
+                            to_template(answer.record["text"], answer.record["spans"])) for answer, photo in shown]
 
 
 def _spread(pool: Any, count: int, shown: set[int], photo_of: Callable[[int], PhotoKey]) -> list[int]:

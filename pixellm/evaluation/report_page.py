@@ -7,14 +7,18 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
-from pixellm.drawing import color_of, draw_masks, to_data_uri
+from pixellm.drawing import color_of, draw_heat, draw_masks, to_data_uri
+from pixellm.evaluation.breakdowns import MAX_COUNT
 from pixellm.evaluation.evaluate import ScoredAnswer
+from pixellm.evaluation.protocols import HEADLINES
 from pixellm.masks import RLE, rle_to_mask
 from pixellm.model.processing_pixellm import parse_template
 
 PICTURE_SIDE = 384  # pixels of a picture's longest side on the page
 HEADINGS = {"random": "Drawn at random", "worst": "The worst", "best": "The best"}
+MODES = {"free": "free generation", "teacher_forced": "teacher-forced: the true answers were fed"}
 SPLITS = {"all": "all", "few": "few: at most 3 targets", "many": "many: more than 3", "no_target": "no target (part of few)"}
 
 
@@ -33,10 +37,13 @@ class Card:
     photo_uri: str
     predicted_uri: str
     true_uri: str
+    looks: tuple[tuple[str, str], ...] = ()  # data URI and caption of each attention map
 
 
-def build_card(photo: Image.Image, answer: ScoredAnswer) -> Card:
-    """A true mask gets the colour of the predicted one that it is matched with; one that nothing overlaps gets a colour of its own."""
+def build_card(photo: Image.Image, answer: ScoredAnswer, attention: Tensor | None = None) -> Card:
+    """`attention`: see `token_attention`; that of the first mask is shown.
+
+    A true mask gets the colour of the predicted one that it is matched with; one that nothing overlaps gets a colour of its own."""
     record, score = answer.record, answer.score
     color_of_true = {true: predicted for (predicted, true), iou in zip(score.matches, score.ious, strict=False) if iou > 0}
     unmatched = [true for true in range(score.num_true) if true not in color_of_true]
@@ -49,6 +56,9 @@ def build_card(photo: Image.Image, answer: ScoredAnswer) -> Card:
         expected=color_text(expected, expected_spans, true_colors), photo_uri=_picture(photo),
         predicted_uri=_picture(photo, record["masks"], range(score.num_predicted)),
         true_uri=_picture(photo, record["true_masks"], true_colors),
+        looks=() if attention is None or not len(attention) else tuple(
+            (_heat(photo, grid.numpy()), f"scale {scale + 1}, token {token + 1}")
+            for scale, tokens in enumerate(attention[0]) for token, grid in enumerate(tokens)),
     )
 
 
@@ -72,11 +82,9 @@ def color_text(text: str, spans: Sequence[Sequence[int]], colors: Sequence[int])
 def build_page(report: Mapping[str, Any], cards: Mapping[str, Sequence[Card]]) -> str:
     """The whole page from report.json's values and the cards by heading."""
     overall, splits = report["metrics"]["all"], report["metrics"]
-    tiles = [
-        ("gIoU", _figure(overall["giou"]), "mean IoU over matched and left-over masks"),
-        ("cIoU", _figure(overall["ciou"]), "shared pixels over all pixels"),
-        ("gIoU, few", _figure(splits["few"]["giou"]), "questions with at most 3 targets"),
-        ("gIoU, many", _figure(splits["many"]["giou"]), "questions with more than 3"),
+    tiles = [(name, _figure(each["value"]), "" if each["low"] is None else f"95 % interval {each['low']:.3f} to {each['high']:.3f}")
+             for name in HEADLINES[report["protocol"]] if (each := report["figures"].get(name))]
+    tiles += [
         ("wrong number", f"{overall['num_wrong_count']} of {overall['num_questions']}",
          f"answers: {overall['num_too_few']} with too few masks, {overall['num_too_many']} with too many"),
     ]
@@ -85,9 +93,49 @@ def build_page(report: Mapping[str, Any], cards: Mapping[str, Sequence[Card]]) -
     model, shards = html.escape(report["model"]), html.escape(report["shards"])
     body = (f"<h1>How well does it answer?</h1><p class=facts>Model <b>{model}</b> on <b>{shards}</b>"
             f" · {report['num_photos']} photos, {report['num_questions']} questions, {report['duration_s']:.0f} s"
-            " · <span class=badge>free generation</span></p>"
-            f"<div class=tiles>{tiles_html}</div>{_table(splits)}{_failures(report)}{sections}")
+            f" · <span class=badge>protocol {report['protocol']}</span><span class=badge>{MODES[report['mode']]}</span>{_judge(report)}</p>"
+            f"<div class=tiles>{tiles_html}</div>{_figures(report)}{_table(splits)}{_breakdowns(report)}{_failures(report)}{sections}")
     return _PAGE.replace("{style}", _STYLE).replace("{title}", f"PixelLM on {shards}").replace("{body}", body)
+
+
+def _judge(report: Mapping[str, Any]) -> str:
+    if not report["judge"]:
+        return ""
+    unjudged = f", {report['num_unjudged']} questions not judged" if report["num_unjudged"] else ""
+    return f"<span class=badge>judge: {html.escape(report['judge'])}{unjudged}</span>"
+
+
+def _figures(report: Mapping[str, Any]) -> str:
+    rows = [(name, _figure(each["value"]), "" if each["low"] is None else f"{each['low']:.3f} to {each['high']:.3f}")
+            for name, each in report["figures"].items()]
+    return _rows_html([f"{report['protocol']}, {report['mode']}", "value", "95 % interval"], rows)
+
+
+def _breakdowns(report: Mapping[str, Any]) -> str:
+    numbers = [str(count) for count in range(MAX_COUNT)] + [f"{MAX_COUNT} and more"]
+    confusion = [(number, *row) for number, row in zip(numbers, report["count_confusion"], strict=True)]
+    parts = [("size of the target", report["by_size"]), ("targets of the question", report["by_num_targets"])]
+    tables = [_rows_html([title, "count", "mean IoU"], [(name, each["count"], _figure(each["iou"])) for name, each in found.items()])
+              for title, found in parts]
+    return _rows_html(["targets", *(f"{number} masks" for number in numbers)], confusion) + "".join(tables)
+
+
+def _rows_html(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table whose first column names the rows."""
+    body = "".join(f"<tr><th>{html.escape(str(row[0]))}</th>{''.join(f'<td>{cell}</td>' for cell in row[1:])}</tr>" for row in rows)
+    return f"<div class=scroll><table><tr>{''.join(f'<th>{html.escape(column)}</th>' for column in columns)}</tr>{body}</table></div>"
+
+
+def _heat(photo: Image.Image, grid: np.ndarray) -> str:
+    small = photo.resize(_page_size(photo.size))
+    heat = Image.fromarray(grid.astype(np.float32)).resize(small.size, Image.Resampling.BILINEAR)
+    return to_data_uri(draw_heat(small, np.asarray(heat).clip(0, 1)))
+
+
+def _page_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(w, h) of a picture on the page."""
+    scale = PICTURE_SIDE / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _card_html(card: Card) -> str:
@@ -100,22 +148,21 @@ def _card_html(card: Card) -> str:
     predicted = f"predicted: {_count(card.num_predicted)}" if card.num_predicted else "predicted: nothing marked"
     true = f"true: {_count(card.num_true)}" if card.num_true else "true: nothing to mark"
     pictures = ((card.photo_uri, "photo"), (card.predicted_uri, predicted), (card.true_uri, true))
-    figures = "".join(f'<figure><img src="{uri}" alt="{caption}"><figcaption>{caption}</figcaption></figure>' for uri, caption in pictures)
+    figures, looks = ("".join(f'<figure><img src="{uri}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+                              for uri, caption in some) for some in (pictures, card.looks))
+    looks = f"<p class=note>Where each codebook token of the first mask looks:</p><div class=pictures>{looks}</div>" if looks else ""
     marks = "".join(f'<span class="badge{" bad" if place else ""}">{badge}</span>' for place, badge in enumerate(badges))
-    return (f"<article><header><h3>{html.escape(card.question)}</h3><div>{marks}</div></header><div class=pictures>{figures}</div>"
+    return (f"<article><header><h3>{html.escape(card.question)}</h3><div>{marks}</div></header><div class=pictures>{figures}</div>{looks}"
             f"<dl><dt>answer</dt><dd>{card.answer or '<i>an empty answer</i>'}</dd><dt>expected</dt><dd>{card.expected}</dd></dl>"
             f"<footer>{html.escape(card.image_id)}</footer></article>")
 
 
 def _table(splits: Mapping[str, Mapping[str, Any]]) -> str:
     columns = ["questions", "gIoU", "cIoU", "gIoU per question", "gIoU of unions", "cIoU of unions", "too few masks", "too many masks"]
-    rows = ""
-    for name, label in SPLITS.items():
-        split = splits[name]
-        figures = [_figure(split[key]) for key in ("giou", "ciou", "giou_per_question", "union_giou", "union_ciou")]
-        cells = [str(split["num_questions"]), *figures, str(split["num_too_few"]), str(split["num_too_many"])]
-        rows += f"<tr><th>{label}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-    return f"<div class=scroll><table><tr><th></th>{''.join(f'<th>{column}</th>' for column in columns)}</tr>{rows}</table></div>"
+    keys = ("giou", "ciou", "giou_per_question", "union_giou", "union_ciou")
+    rows = [(label, split["num_questions"], *(_figure(split[key]) for key in keys),
+             split["num_too_few"], split["num_too_many"]) for name, label in SPLITS.items() if (split := splits[name])]
+    return _rows_html(["", *columns], rows)
 
 
 def _failures(report: Mapping[str, Any]) -> str:
@@ -132,9 +179,8 @@ def _picture(photo: Image.Image, rles: Sequence[RLE] = (), colors: Sequence[int]
 
     `colors` None: the plain photo. Else it is greyed first, or a mask over a coloured thing would not have the colour of its words.
     """
-    scale = PICTURE_SIDE / max(photo.size)
-    size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
-    small = photo.resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS)
+    size = _page_size(photo.size)
+    small = photo.resize(size, Image.Resampling.BICUBIC if size[0] > photo.width else Image.Resampling.LANCZOS)
     if colors is not None:
         masks = [np.zeros((size[1], size[0]), dtype=bool) for _ in range(max(colors, default=-1) + 1)]
         for rle, color in zip(rles, colors, strict=True):

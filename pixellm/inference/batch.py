@@ -35,6 +35,7 @@ RECORD_SCHEMA = pa.schema([
     pa.field("question", pa.string()),
     pa.field("true_answer", pa.string()),  # with `{seg}` once per target, like the row's
     pa.field("true_masks", pa.list_(RLE_TYPE)),
+    pa.field("true_categories", pa.list_(pa.string())),  # of each true mask that of its regions, "" where they have several
     pa.field("text", pa.string()),
     pa.field("spans", pa.list_(pa.list_(pa.int32()))),  # code points of `text` that name each predicted mask
     pa.field("masks", pa.list_(RLE_TYPE)),
@@ -51,7 +52,8 @@ Record = dict[str, Any]
 class AnySegmenter(Protocol):
     """What is needed of a `Segmenter`."""
 
-    def segment(self, images: Sequence[Image.Image], questions: Sequence[str], max_new_tokens: int = ...) -> list[Segmentation]: ...
+    def segment(self, images: Sequence[Image.Image], questions: Sequence[str], max_new_tokens: int = ..., *,
+                forced_answers: Sequence[str] | None = ...) -> list[Segmentation]: ...
 
 
 def segmenter_builder(config: BatchConfig) -> Callable[[], AnySegmenter]:
@@ -62,12 +64,12 @@ def segmenter_builder(config: BatchConfig) -> Callable[[], AnySegmenter]:
 
 
 def answer_rows(rows: ray.data.Dataset, config: BatchConfig, build_segmenter: Callable[[], AnySegmenter],
-                prepare_row: Callable[[dict[str, Any]], dict[str, Any]]) -> ray.data.Dataset:
+                prepare_row: Callable[[dict[str, Any]], dict[str, Any]], teacher_forced: bool = False) -> ray.data.Dataset:
     """`rows` through `SegmentBatch` on `num_workers` actors: records of `RECORD_SCHEMA`."""
     return rows.map_batches(
         SegmentBatch, batch_size=config.batch_size, batch_format="pyarrow", num_cpus=config.cpus_per_worker,
         num_gpus=config.gpus_per_worker or None, compute=ray.data.ActorPoolStrategy(size=config.num_workers),
-        fn_constructor_args=[build_segmenter, config.max_new_tokens, prepare_row])
+        fn_constructor_args=[build_segmenter, config.max_new_tokens, prepare_row, teacher_forced])
 
 
 def check_failures(failures: Sequence[Record], num_photos: int, max_share: float) -> None:
@@ -94,12 +96,12 @@ class SegmentBatch:
     """
 
     def __init__(self, build_segmenter: Callable[[], AnySegmenter], max_new_tokens: int = 128,
-                 prepare_row: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: row):
-        self._segmenter = build_segmenter()
+                 prepare_row: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: row, teacher_forced: bool = False):
+        self._segmenter, self._teacher_forced = build_segmenter(), teacher_forced
         self._max_new_tokens, self._prepare_row = max_new_tokens, prepare_row
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """All conversations of all photos of `batch`, answered by free generation in one call of the segmenter."""
+        """All conversations of all photos of `batch`, answered in one call of the segmenter: freely, or with the rows' own answers."""
         records: list[Record] = []
         photos: list[_Photo] = []
         for row in batch.to_pylist():
@@ -115,7 +117,9 @@ class SegmentBatch:
         try:
             images = [photo.image for photo in photos for _ in photo.row["conversations"]]
             questions = [conversation["question"] for photo in photos for conversation in photo.row["conversations"]]
-            answers = iter(self._segmenter.segment(images, questions, self._max_new_tokens) if questions else [])
+            given = [conversation["answer"] for photo in photos for conversation in photo.row["conversations"]]
+            forced = {"forced_answers": given} if self._teacher_forced else {}
+            answers = iter(self._segmenter.segment(images, questions, self._max_new_tokens, **forced) if questions else [])
             return [_to_record(photo.row, index, next(answers)) for photo in photos for index in range(len(photo.row["conversations"]))]
         except Exception as error:
             if len(photos) > 1:
@@ -134,9 +138,15 @@ def _to_record(row: dict[str, Any], index: int, answer: Segmentation) -> Record:
         **_identity(row), "question_index": index, "task": conversation["task"], "question": conversation["question"],
         "true_answer": conversation["answer"],
         "true_masks": [union_rles([rles[region] for region in target], size_hw) for target in conversation["targets"]],
+        "true_categories": [_category([row["regions"][region] for region in target]) for target in conversation["targets"]],
         "text": answer.text, "spans": [list(target.span) for target in answer.targets], "masks": [target.rle for target in answer.targets],
         "scores": [target.score for target in answer.targets], "finish_reason": answer.finish_reason, "num_tokens": answer.num_tokens,
     }
+
+
+def _category(regions: Sequence[dict[str, Any]]) -> str:
+    names = {region["category"] for region in regions}
+    return names.pop() if len(names) == 1 else ""
 
 
 def _failure(row: dict[str, Any], error: Exception) -> Record:

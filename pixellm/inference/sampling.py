@@ -1,6 +1,7 @@
 """How the next token is chosen from logits."""
 
 import math
+from collections.abc import Iterable
 from typing import Protocol
 
 import torch
@@ -20,6 +21,16 @@ class Greedy:
 
     def choose(self, logits: Tensor) -> int:
         return int(logits.argmax())
+
+
+class Forced:
+    """Gives `ids` in turn, whatever the logits say, so that an answer is fed instead of made (teacher forcing)."""
+
+    def __init__(self, ids: Iterable[int]):
+        self._ids = iter(ids)
+
+    def choose(self, logits: Tensor) -> int:
+        return next(self._ids)
 
 
 class Sampled:

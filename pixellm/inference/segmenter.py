@@ -17,7 +17,7 @@ from pixellm.inference.engine import Engine, EventStream
 from pixellm.inference.int8 import use_int8_weights
 from pixellm.inference.load import EngineLoad
 from pixellm.inference.requests import EndEvent, Event, MaskEvent, PhotoInput, Request
-from pixellm.inference.sampling import Greedy, Sampled
+from pixellm.inference.sampling import Forced, Greedy, Sampled, Sampler
 from pixellm.inference.segmentation import AnswerReader, Segmentation, Target, TextDelta, ends_with_stop
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.model.presets import pretrained_dir
@@ -50,12 +50,14 @@ class Segmenter:
     @overload
     def segment(self, images: Image.Image, questions: str, max_new_tokens: int = ..., options: AnswerOptions = ...) -> Segmentation: ...
     @overload
-    def segment(self, images: Sequence[Image.Image], questions: Sequence[str], max_new_tokens: int = ...,
-                options: AnswerOptions = ...) -> list[Segmentation]: ...
+    def segment(self, images: Sequence[Image.Image], questions: Sequence[str], max_new_tokens: int = ..., options: AnswerOptions = ...,
+                forced_answers: Sequence[str] | None = ...) -> list[Segmentation]: ...
 
     def segment(self, images: Image.Image | Sequence[Image.Image], questions: str | Sequence[str], max_new_tokens: int = 128,
-                options: AnswerOptions = AnswerOptions()) -> Segmentation | list[Segmentation]:
+                options: AnswerOptions = AnswerOptions(), forced_answers: Sequence[str] | None = None) -> Segmentation | list[Segmentation]:
         """Answers `questions[i]` about `images[i]`, or one question about one image. A photo that comes again is not encoded again.
+
+        `forced_answers`, with `{seg}` where each mask is due, are fed instead of what the model would say: only the masks are its own.
 
         Raises DeadlineError, and InputError: `photo_mode`, `question_empty`, `prompt_too_long`, `max_new_tokens_invalid`,
         `max_targets_invalid`, `temperature_invalid`, `top_p_invalid`, `stop_invalid`, `client_invalid`.
@@ -70,10 +72,11 @@ class Segmenter:
         asked: deque[_Asked] = deque()
         previous: tuple[Image.Image, PhotoInput] | None = None
         try:
-            for image, question in zip(images, questions, strict=True):  # type: ignore[arg-type]
+            forced: Sequence[str | None] = forced_answers or [None] * len(questions)
+            for image, question, answer in zip(images, questions, forced, strict=True):  # type: ignore[arg-type]
                 if previous is None or previous[0] is not image:
                     previous = image, self.prepare_photo(image)
-                asked.append(self._ask(previous[1], question, max_new_tokens, options))
+                asked.append(self._ask(previous[1], question, max_new_tokens, options, answer))
                 if len(asked) > 2 * self._config.num_slots:  # enough to keep the engine busy; the other photos need not be in memory yet
                     answers.append(asked.popleft().wait())
             while asked:
@@ -121,16 +124,21 @@ class Segmenter:
         finally:
             asked.stream.cancel()
 
-    def _ask(self, photo: PhotoInput, question: str, max_new_tokens: int, options: AnswerOptions) -> "_Asked":
+    def _ask(self, photo: PhotoInput, question: str, max_new_tokens: int, options: AnswerOptions, forced: str | None = None) -> "_Asked":
         if "" in options.stop:
             raise InputError("stop_invalid", "a stop string is empty; leave it out")
         prompt_ids = self.processor.prompt_ids(question, options.history)
+        sampler: Sampler = Greedy() if options.temperature is None else Sampled(options.temperature, options.top_p, options.seed)
+        if forced is not None:
+            answer_ids = self.processor.conversation_ids(question, forced)[0][len(prompt_ids):]
+            max_new_tokens = len(answer_ids)
+            grouped = set(self.model.config.codebook_token_ids[1:])  # which the engine adds to the first one of a group
+            sampler = Forced([token_id for token_id in answer_ids if token_id not in grouped])
         request = Request(
             photo, prompt_ids, max_new_tokens, frozenset([self.processor.tokenizer.eos_token_id]),
             is_finished=functools.partial(ends_with_stop, self.processor, options.stop) if options.stop else None,
             max_targets=options.max_targets,
-            sampler=Greedy() if options.temperature is None else Sampled(options.temperature, options.top_p, options.seed),
-            client=options.client, deadline_s=None if options.timeout_s is None else time.monotonic() + options.timeout_s)
+            sampler=sampler, client=options.client, deadline_s=None if options.timeout_s is None else time.monotonic() + options.timeout_s)
         return _Asked(self._engine.submit(request), AnswerReader(self.processor, photo, options.stop, len(prompt_ids)))
 
 

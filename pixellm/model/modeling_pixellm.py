@@ -68,9 +68,15 @@ class MaskHead(nn.Module):
         self.decoder = PixelDecoder(width, config.decoder_num_heads, config.decoder_mlp_size, config.decoder_depth,
                                     config.mask_channels, list(config.scale_upsampling))
 
-    def fuse(self, states: Tensor) -> Tensor:
-        """Codebook states (K, L*N, D) -> one prompt per scale (K, L, C): h^l = phi(h^l_1 … h^l_N)."""
+    def fuse(self, states: Tensor, only_token: int | None = None) -> Tensor:
+        """Codebook states (K, L*N, D) -> one prompt per scale (K, L, C): h^l = phi(h^l_1 … h^l_N).
+
+        With `only_token` n the others of each scale are 0, to see what h^l_n does alone.
+        """
         projected = self.state_projection(states).unflatten(1, (self.num_scales, self.num_tokens_per_scale))
+        if only_token is not None:
+            projected = torch.zeros_like(projected).index_copy(2, torch.tensor([only_token], device=projected.device),
+                                                               projected[:, :, only_token:only_token + 1])
         if self.fusion is not None:
             return self.fusion(projected.flatten(2))
         weight = 1.0 if self.num_tokens_per_scale == 1 else 1.0 / (self.num_tokens_per_scale * self.num_scales)

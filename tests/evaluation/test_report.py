@@ -34,7 +34,8 @@ LEFT, RIGHT, CORNER = box(2, 1, 8, 6), box(4, 9, 10, 15), box(0, 0, 2, 2)
 def answered(image_id, predicted, true, text="the cat and the dog", spans=((0, 7), (12, 19)), question="who is <there>?", **changes):
     phrases = ["the cat {seg}", "the dog {seg}", "the end {seg}"][:len(true)]
     record = {"image_id": image_id, "source": "test", "split": "train", "question_index": 0, "task": "reasoning", "question": question,
-              "true_answer": " and ".join(phrases) or "there are none.", "true_masks": list(true), "text": text,
+              "true_answer": " and ".join(phrases) or "there are none.", "true_masks": list(true),
+              "true_categories": ["cat", "dog", "end"][:len(true)], "text": text,
               "spans": [list(span) for span in spans[:len(predicted)]], "masks": list(predicted), "scores": [0.5] * len(predicted),
               "finish_reason": "stop", "num_tokens": 7, "failure": None, "failure_detail": None}
     return ScoredAnswer(record | changes, score_question(predicted, true))
@@ -46,8 +47,9 @@ def evaluation(tmp_path):
     answers = [answered("0", [LEFT, RIGHT], [LEFT, RIGHT]), answered("1", [RIGHT], [LEFT, RIGHT]), answered("2", [], [], "there are none."),
                answered("3", [LEFT], [], finish_reason="length")]
     failure = answered("4", [], []).record | {"failure": "photo_unreadable", "failure_detail": "cut <off>"}
-    config = EvaluateConfig(shards=str(tmp_path / "shards"), model="models/m", output=str(tmp_path / "out"), num_examples=6)
-    return Evaluation(config, manifest, answers, [failure], num_photos=5, duration_s=1.5)
+    config = EvaluateConfig(shards=str(tmp_path / "shards"), model="models/m", output=str(tmp_path / "out"), num_examples=6,
+                            attention_examples=0)
+    return Evaluation(config, manifest, answers, [failure], num_photos=5, duration_s=1.5, judgements=[None] * len(answers))
 
 
 def pictures_of(page):
@@ -75,13 +77,19 @@ def test_report_json_and_headline_agree(evaluation, tmp_path):
     assert report["metrics"]["all"]["giou"] == pytest.approx((1 + 1 + 1 + 0 + 1 + 0) / 6)
     assert headline(evaluation)["giou"] == round(report["metrics"]["all"]["giou"], 4)
     assert report["num_failed_photos"] == 1 and report["num_cut_off"] == 1
+    assert report["figures"]["giou"]["value"] == pytest.approx(report["metrics"]["all"]["giou"])
+    assert report["figures"]["giou"]["low"] < report["figures"]["giou"]["value"] < report["figures"]["giou"]["high"]
+    assert report["count_confusion"][2][:3] == [0, 1, 1] and report["by_num_targets"]["2"] == {"count": 2, "iou": 0.75}
+    assert report["by_size"]["small"] == {"count": 4, "iou": 0.75} and report["by_size"]["large"] == {"count": 0, "iou": None}
+    table = (tmp_path / "out" / "report.md").read_text()
+    assert f"| muse free giou | {report['figures']['giou']['value']:.4f} |" in table
     assert report["failed_photos"][0]["failure_detail"] == "cut <off>"
 
 
 def test_local_copy_has_the_same_files(evaluation, tmp_path):
     config = evaluation.config.model_copy(update={"local_copy": str(tmp_path / "here")})
-    write_report(Evaluation(config, evaluation.manifest, evaluation.answers, [], 5, 1.5))
-    for name in ("report.json", "report.html"):
+    write_report(Evaluation(config, evaluation.manifest, evaluation.answers, [], 5, 1.5, [None] * len(evaluation.answers)))
+    for name in ("report.json", "report.html", "report.md", "scores.parquet"):
         assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
 
 

@@ -4,14 +4,16 @@ import asyncio
 import time
 
 import pytest
+import torch
 from PIL import Image
 
 from pixellm.errors import DeadlineError, InputError
 from pixellm.inference.config import AnswerOptions, EngineConfig
-from pixellm.inference.requests import Request
+from pixellm.inference.requests import PhotoInput, Request
 from pixellm.inference.segmentation import Segmentation, Target, TextDelta
 from pixellm.inference.segmenter import Segmenter
 from pixellm.masks import rle_to_mask
+from pixellm.model.processing_pixellm import resize_to_photo
 from pixellm.testing import generate_alone, random_photo
 from tests.inference.models import QUESTIONS, SIZES_HW, photo_inputs, photos
 
@@ -64,6 +66,26 @@ def test_answers_are_those_of_one_by_one_generation(speaking, results):
             on = (photo_logits > 0).numpy()
             assert (rle_to_mask(target.rle) == on)[is_sure].all() and is_sure.mean() > 0.99
             assert abs(target.score - float(photo_logits.sigmoid().numpy()[on].sum() / (on.sum() + 1e-6))) < 1e-4  # 3e-7 seen
+
+
+@torch.inference_mode()
+def test_forced_answers_are_fed_and_their_masks_are_those_of_one_pass(segmenter):
+    """The reference feeds the whole conversation at once, as training does."""
+    answers = ["the red circle {seg} and the blue ring {seg}.", "there is none.", "the green square {seg}."]
+    images, questions = photos()[:3], QUESTIONS[:3]
+    found = segmenter.segment(images, questions, 5, forced_answers=answers)
+    model, processor = segmenter.model, segmenter.processor
+    for image, question, answer, result in zip(images, questions, answers, found, strict=True):
+        assert (result.answer, result.finish_reason) == (answer, "stop")
+        photo = PhotoInput.from_image(image, processor.image_processor)
+        ids = torch.tensor([processor.conversation_ids(question, answer)[0]])
+        seen = torch.ones_like(ids)
+        seen[ids == model.config.image_token_id] = torch.tensor(photo.image_token_mask)
+        whole = model(photo.pixel_values[None], torch.tensor([photo.resized_size_hw]), torch.tensor([0]), ids, seen)
+        logits = resize_to_photo(whole.mask_logits, processor.image_processor.image_size, photo.resized_size_hw, photo.photo_size_hw)
+        assert len(logits) == len(result.targets)
+        for target, expected in zip(result.targets, logits > 0, strict=True):
+            assert (rle_to_mask(target.rle) != expected.numpy()).sum() <= 3  # 0 seen
 
 
 def test_one_image_and_question_give_one_answer(segmenter, results):
