@@ -19,7 +19,8 @@ LAYERS = {
     "pixellm.contours": 0,
     "pixellm.revision": 0,
     "pixellm.model": 1,
-    "pixellm.data": 2, "pixellm.inference": 2, "pixellm.evaluation.metrics": 2, "pixellm.testing": 2,
+    "pixellm.data": 2, "pixellm.inference": 2, "pixellm.evaluation.metrics": 2, "pixellm.evaluation.overlaps": 2,
+    "pixellm.testing": 2,
     "pixellm.train": 3, "pixellm.evaluation": 3, "pixellm.curation": 3,
     "jobs": 4, "serve": 4,
 }
@@ -52,6 +53,7 @@ ENOUGH = {
     "pixellm.storage": {"boto3", "botocore", "pyarrow"},
     "pixellm.data.prompts": {"numpy"},
     "pixellm.evaluation.metrics": {"numpy", "scipy", "pycocotools"},
+    "pixellm.evaluation.overlaps": {"numpy", "pycocotools"},
     "pixellm.model": {"numpy", "PIL", "torch", "transformers", "safetensors", "tokenizers", "huggingface_hub"},
     "pixellm.train.config": {"pydantic"},
     "serve.config": {"pydantic"},

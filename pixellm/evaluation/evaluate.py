@@ -26,7 +26,7 @@ from pixellm.data.spans import list_row_groups
 from pixellm.errors import ShardError
 from pixellm.evaluation.figures import Figure, Term, build_figures
 from pixellm.evaluation.judge import EndpointJudge, Judge, OfflineJudge, judge_answers
-from pixellm.evaluation.metrics import Metrics, QuestionScore, score_question, summarize
+from pixellm.evaluation.metrics import Metrics, QuestionScore, score_questions, summarize
 from pixellm.evaluation.protocols import PROTOCOLS, Judgement, Protocol, terms
 from pixellm.inference.batch import AnySegmenter, Record, answer_rows, segmenter_builder
 from pixellm.inference.config import BatchConfig
@@ -139,7 +139,9 @@ def evaluate(config: EvaluateConfig, build_segmenter: Callable[[], AnySegmenter]
         raise ShardError(f"{config.shards}: {len(seen)} different photos came {seen.total()} times, expected {num_photos} once; "
                          "prepare the data again")
     records.sort(key=lambda record: (photo_key(record), -1 if record["question_index"] is None else record["question_index"]))
-    answers = [ScoredAnswer(each, score_question(each["masks"], each["true_masks"])) for each in records if not each["failure"]]
+    answered = [record for record in records if not record["failure"]]
+    scores = score_questions([(record["masks"], record["true_masks"]) for record in answered])
+    answers = [ScoredAnswer(record, score) for record, score in zip(answered, scores, strict=True)]
     judge = build_judge(config)
     judgements: list[Judgement | None] = [None] * len(answers)
     if judge:

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from pixellm.masks import RLE, rle_area, rle_intersection_areas, union_rles
+from pixellm.evaluation.overlaps import Overlaps, Question, count_overlaps
+from pixellm.masks import RLE
 
 FEW_TARGETS = 3
 
@@ -84,31 +85,34 @@ class Metrics:
 
 
 def score_question(predicted: Sequence[RLE], true: Sequence[RLE]) -> QuestionScore:
-    """Match the masks of one question by IoU so that the sum of IoUs is largest, and count every row.
+    """See `score_questions`."""
+    return score_questions([(predicted, true)])[0]
+
+
+def score_questions(questions: Sequence[Question]) -> list[QuestionScore]:
+    """Match the predicted and true masks of each question by IoU so that the sum of IoUs is largest, and count every row.
 
     Without targets and without a predicted mask there is one row of IoU 1 and no pixels; a leftover is always a row of IoU 0.
-    Raises RowError `size_mismatch` when the masks are not all of one size.
+    Raises RowError `size_mismatch` when the masks of a question are not all of one size, and `rle_invalid`.
     """
-    intersections = rle_intersection_areas(predicted, true)
-    areas_p = np.array([rle_area(rle) for rle in predicted], dtype=np.int64)
-    areas_t = np.array([rle_area(rle) for rle in true], dtype=np.int64)
-    unions = areas_p[:, None] + areas_t[None, :] - intersections
+    return [_score(overlaps) for overlaps in count_overlaps(questions)]
+
+
+def _score(overlaps: Overlaps) -> QuestionScore:
+    areas_p, areas_t, both = overlaps.predicted.tolist(), overlaps.true.tolist(), overlaps.both
+    unions = overlaps.predicted[:, None] + overlaps.true[None, :] - both
     # The assignment is a pure function of this matrix: equal IoUs are resolved the same way every time.
-    matched_p, matched_t = linear_sum_assignment(_divide(intersections, unions), maximize=True)
-    left_p = np.setdiff1d(np.arange(len(predicted)), matched_p)
-    left_t = np.setdiff1d(np.arange(len(true)), matched_t)
-    leftovers = np.concatenate([areas_p[left_p], areas_t[left_t]])
-    row_intersections = np.concatenate([intersections[matched_p, matched_t], np.zeros_like(leftovers)])
-    row_unions = np.concatenate([unions[matched_p, matched_t], leftovers])
-    ious = _divide(row_intersections, row_unions)
-    if not predicted and not true:
-        row_intersections, row_unions, ious = np.zeros(1, np.int64), np.zeros(1, np.int64), np.ones(1)
-    union_intersection, union_union = compare_unions(predicted, true)
-    return QuestionScore(
-        num_predicted=len(predicted), num_true=len(true), ious=tuple(ious.tolist()), intersections=tuple(row_intersections.tolist()),
-        unions=tuple(row_unions.tolist()), matches=tuple(zip(matched_p.tolist(), matched_t.tolist(), strict=True)),
-        union_intersection=union_intersection, union_union=union_union,
-    )
+    matched = [each.tolist() for each in linear_sum_assignment(_divide(both, unions), maximize=True)]
+    matches = tuple(zip(*matched, strict=True))
+    left = [areas_p[place] for place in range(len(areas_p)) if place not in matched[0]]
+    left += [areas_t[place] for place in range(len(areas_t)) if place not in matched[1]]
+    intersections = [both.item(match) for match in matches] + [0] * len(left)
+    of_unions = [unions.item(match) for match in matches] + left
+    ious = [part / whole if whole else 0.0 for part, whole in zip(intersections, of_unions, strict=True)]
+    if not areas_p and not areas_t:
+        intersections, of_unions, ious = [0], [0], [1.0]
+    return QuestionScore(len(areas_p), len(areas_t), tuple(ious), tuple(intersections), tuple(of_unions), matches,
+                         overlaps.union_intersection, overlaps.union_union)
 
 
 def summarize(scores: Iterable[QuestionScore]) -> Metrics:
@@ -137,16 +141,6 @@ def _summarize_split(scores: list[QuestionScore]) -> SplitMetrics:
         num_too_few=sum(score.num_predicted < score.num_true for score in scores),
         num_too_many=sum(score.num_predicted > score.num_true for score in scores),
     )
-
-
-def compare_unions(predicted: Sequence[RLE], true: Sequence[RLE]) -> tuple[int, int]:
-    """Pixels of the intersection and of the union of all `predicted` and all `true`."""
-    if not predicted and not true:
-        return 0, 0
-    height, width = (*predicted, *true)[0]["size"]
-    one, other = union_rles(predicted, (height, width)), union_rles(true, (height, width))
-    intersection = int(rle_intersection_areas([one], [other])[0, 0])
-    return intersection, rle_area(one) + rle_area(other) - intersection
 
 
 def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import Literal, get_args
 
 from pixellm.evaluation.figures import Term
-from pixellm.evaluation.metrics import FEW_TARGETS, QuestionScore, compare_unions
+from pixellm.evaluation.metrics import FEW_TARGETS, QuestionScore
+from pixellm.evaluation.overlaps import count_overlaps
 from pixellm.inference.batch import Record
 from pixellm.masks import RLE
 
@@ -73,8 +74,8 @@ def _semantic(record: Record, score: QuestionScore, judgement: Judgement | None)
             predicted[max(named, key=len) if named else names[place]].append(mask)
     for name, masks in predicted.items():
         true = [mask for mask, category in zip(record["true_masks"], names, strict=True) if category == name]
-        intersection, union = compare_unions(masks, true)
-        yield Term("miou", intersection, union, name)
+        (overlaps,) = count_overlaps([(masks, true)])
+        yield Term("miou", overlaps.union_intersection, overlaps.union_union, name)
 
 
 _COUNTERS: dict[Protocol, Callable[[Record, QuestionScore, Judgement | None], Iterator[Term]]] = {
