@@ -18,6 +18,8 @@ from pixellm.model.processing_pixellm import parse_template
 
 PICTURE_SIDE = 384  # pixels of a picture's longest side on the page
 HEADINGS = {"random": "Drawn at random", "worst": "The worst", "best": "The best"}
+NAMES = {"giou": "gIoU", "ciou": "cIoU", "judged_giou": "judged gIoU", "judged_ciou": "judged cIoU", "n_acc": "N-acc", "t_acc": "T-acc",
+         "miou": "mIoU"}
 MODES = {"free": "free generation", "teacher_forced": "teacher-forced: the true answers were fed"}
 SPLITS = {"all": "all", "few": "few: at most 3 targets", "many": "many: more than 3", "no_target": "no target (part of few)"}
 
@@ -82,7 +84,7 @@ def color_text(text: str, spans: Sequence[Sequence[int]], colors: Sequence[int])
 def build_page(report: Mapping[str, Any], cards: Mapping[str, Sequence[Card]]) -> str:
     """The whole page from report.json's values and the cards by heading."""
     overall, splits = report["metrics"]["all"], report["metrics"]
-    tiles = [(name, _figure(each["value"]), "" if each["low"] is None else f"95 % interval {each['low']:.3f} to {each['high']:.3f}")
+    tiles = [(NAMES[name], _figure(each["value"]), "" if each["low"] is None else f"95 % interval {each['low']:.3f} to {each['high']:.3f}")
              for name in HEADLINES[report["protocol"]] if (each := report["figures"].get(name))]
     tiles += [
         ("wrong number", f"{overall['num_wrong_count']} of {overall['num_questions']}",
@@ -94,7 +96,7 @@ def build_page(report: Mapping[str, Any], cards: Mapping[str, Sequence[Card]]) -
     body = (f"<h1>How well does it answer?</h1><p class=facts>Model <b>{model}</b> on <b>{shards}</b>"
             f" · {report['num_photos']} photos, {report['num_questions']} questions, {report['duration_s']:.0f} s"
             f" · <span class=badge>protocol {report['protocol']}</span><span class=badge>{MODES[report['mode']]}</span>{_judge(report)}</p>"
-            f"<div class=tiles>{tiles_html}</div>{_figures(report)}{_table(splits)}{_breakdowns(report)}{_failures(report)}{sections}")
+            f"<div class=tiles>{tiles_html}</div>{_table(splits)}{_breakdowns(report)}{_failures(report)}{sections}")
     return _PAGE.replace("{style}", _STYLE).replace("{title}", f"PixelLM on {shards}").replace("{body}", body)
 
 
@@ -117,7 +119,9 @@ def _breakdowns(report: Mapping[str, Any]) -> str:
     parts = [("size of the target", report["by_size"]), ("targets of the question", report["by_num_targets"])]
     tables = [_rows_html([title, "count", "mean IoU"], [(name, each["count"], _figure(each["iou"])) for name, each in found.items()])
               for title, found in parts]
-    return _rows_html(["targets", *(f"{number} masks" for number in numbers)], confusion) + "".join(tables)
+    counts = _rows_html(["targets", *(f"{number} masks" for number in numbers)], confusion)
+    return ("<details><summary>All figures, with intervals, and where answers are right</summary>"
+            f"{_figures(report)}{counts}{''.join(tables)}</details>")
 
 
 def _rows_html(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -230,7 +234,7 @@ h1{margin:0;font-size:28px;line-height:1.25}h2{margin:40px 0 12px;font-size:20px
 .scroll{overflow-x:auto;margin-top:20px}table{border-collapse:collapse;width:100%;font-size:14px;font-variant-numeric:tabular-nums}
 th,td{padding:6px 10px;text-align:right;border-bottom:1px solid var(--line);font-weight:400;white-space:nowrap}
 tr:first-child th{color:var(--faint);white-space:normal;vertical-align:bottom}th:first-child{text-align:left}
-.note{color:var(--faint);font-size:14px}
+.note{color:var(--faint);font-size:14px}summary{margin-top:20px;cursor:pointer;color:var(--faint);font-size:14px}
 article{padding:16px;margin-bottom:16px}header{display:flex;flex-wrap:wrap;gap:6px 16px;justify-content:space-between;align-items:baseline}
 .pictures{display:grid;grid-template-columns:repeat(3,1fr);gap:12px;margin:12px 0}
 figure{margin:0}img{display:block;width:100%;height:auto;border-radius:6px}figcaption{margin-top:4px;color:var(--faint);font-size:13px}

@@ -66,7 +66,7 @@ def test_every_photo_once_by_several_actors(local_ray, rows, shards, known, tmp_
         (row["image_id"], index) for row in rows for index in range(len(row["conversations"]))]
     assert evaluation.metrics == summarize(expected_scores(rows))
     assert evaluation.num_photos == NUM_SCENES and not evaluation.failures
-    assert f"{NUM_SCENES} of {NUM_SCENES} photos" in lines[-1]
+    assert f"{NUM_SCENES} of {NUM_SCENES} photos" in lines[-2] and "judged by offline" in lines[-1]
 
 
 def test_max_rows_takes_the_first_photos_of_the_shards(local_ray, shards, known, tmp_path):
