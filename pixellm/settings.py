@@ -115,7 +115,7 @@ def _nearest(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
     for part in location[:-1]:
         if isinstance(part, str) and part in model.model_fields:
             model = _sub_model(model.model_fields[part].annotation) or model
-    return did_you_mean(str(location[-1]), model.model_fields, "known keys")
+    return did_you_mean(str(location[-1]), [field.alias or name for name, field in model.model_fields.items()], "known keys")
 
 
 def _sub_model(annotation: Any) -> type[BaseModel] | None:

@@ -35,6 +35,7 @@ RESERVED = {
     "serve": ["serve*"],
     "serve.app": ["serve*", "jobs.benchmarks.serving*"],
     "serve.config": ["serve*", "jobs*"],
+    "serve.metrics": ["serve*", "jobs.validation.metrics"],
     "serve.schemas": ["serve*", "jobs*"],
     "serve.client": ["serve*", "jobs*"],
     "serve.keys": ["serve*", "jobs*"],

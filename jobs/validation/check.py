@@ -13,6 +13,8 @@ from pixellm.errors import ConfigError
 CHECKS = {
     "run": "runs:check_run", "deployment": "runs:check_deployment", "serve": "runs:check_serve", "ray up": "ray_up:check_cluster",
     "kustomization": "kustomize:check_kustomization", "patch": "kustomize:check_patch", "manifest": "manifests:check_manifest",
+    "rules": "prometheus:check_rules", "scrape": "prometheus:check_scrape", "board": "grafana:check_board",
+    "provisioning": "grafana:check_provisioning",
 }
 KINDS = ("a run is called JOB_….yaml (" + ", ".join(f"{word}_" for word in WORDS) + "), a deployment lies in serve/configs; ray up, "
          "Kubernetes, Ray Serve, Prometheus and Grafana files are known by their keys")

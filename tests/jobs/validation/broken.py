@@ -9,6 +9,9 @@ BASE = "platform/kuberay/base/"
 CLUSTER, SERVICE, REDIS, NETWORK = (f"{BASE}{name}.yaml" for name in ("cluster", "service", "redis", "network"))
 DEV, PROD = "platform/kuberay/overlays/dev/", "platform/kuberay/overlays/prod/"
 DOCKERFILE = "platform/docker/Dockerfile"
+ALERTS = "platform/observability/alerts.yaml"
+SCRAPE = "platform/observability/prometheus.yaml"
+BOARD = "platform/observability/grafana/boards/serving.json"
 
 RUNS = [
     (TRAIN, "zero_stage: 2", "zero_stages: 2", "zero_stages: unknown key; did you mean 'zero_stage'?"),
@@ -193,5 +196,30 @@ DOCKER = [
     (DOCKERFILE, "HEALTHCHECK --interval=30s --timeout=10s --start-period=120s \\\n    CMD [", "LABEL check=[",
      "target serve has no HEALTHCHECK; add one"),
 ]
-BROKEN = RUNS + DEPLOYMENTS + CLUSTERS + RAY_KEYS + KUBERAY + NAMES + DOCKER
+OBSERVABILITY = [
+    (ALERTS, "ray_pixellm_train_data_wait_share", "ray_pixellm_train_data_waits",
+     "ray_pixellm_train_data_waits: nothing exports it; did you mean"),
+    (ALERTS, "ray_node_mem_used /", "ray_node_memory_used /",
+     "ray_node_memory_used: nothing exports it; did you mean 'ray_node_mem_used'?"),
+    (ALERTS, "{figure=", "{figur=", "ray_pixellm_train_validation has no label 'figur'; did you mean 'figure'?"),
+    (ALERTS, "expr: up{job", "expr: (up{job", "is no PromQL: unclosed left parenthesis; correct it"),
+    (ALERTS, "        for: 5m", "        fur: 5m", "groups.0.rules.0.fur: unknown key; did you mean 'for'?"),
+    (ALERTS, "        for: 5m", "        for: five minutes", "groups.0.rules.0.for: String should match pattern"),
+    (ALERTS, "severity: ticket", "severity: shout", "labels.severity of NodeGone is 'shout'; write page or ticket"),
+    (ALERTS, "alert: NodeDiskFull", "alert: NodeGone", "two alerts are called NodeGone; give each a name of its own"),
+    (ALERTS, "          action: Look at the node;", "          actions: Look at the node;",
+     "NodeGone lacks annotations: `summary` says what is wrong"),
+    (SCRAPE, "rule_files: [alerts.yaml]", "rule_files: [alert.yaml]", "alert.yaml does not exist; did you mean 'alerts.yaml'?"),
+    (SCRAPE, "scrape_interval: 15s", "scrape_interval: 15", "global.scrape_interval: Input should be a valid string, found 15"),
+    (SCRAPE, "file_sd_configs:", "files_sd_configs:", "files_sd_configs: unknown key; did you mean 'file_sd_configs'?"),
+    (BOARD, "ray_pixellm_serve_masks_total", "ray_pixellm_serve_mask_total",
+     "ray_pixellm_serve_mask_total: nothing exports it; did you mean"),
+    (BOARD, "$route", "$rout", "there is no variable $rout; did you mean 'route'?"),
+    (BOARD, '"type": "timeseries"', '"type": "timeserie"', "'timeserie' is no panel; did you mean 'timeseries'?"),
+    (BOARD, '"gridPos": {"x": 16,', '"gridPos": {"x": 20,', "reaches column 28 of 24; correct gridPos"),
+    (BOARD, '"id": 2,', '"id": 1,', "two panels have the id 1; number them"),
+    (BOARD, '"uid": "pixellm-serving",', "", "the board has no uid; give it one"),
+    (BOARD, "[$__rate_interval]", "$__rate_interval", "is no PromQL"),
+]
+BROKEN = RUNS + DEPLOYMENTS + CLUSTERS + RAY_KEYS + KUBERAY + NAMES + DOCKER + OBSERVABILITY
 ELSEWHERE = {DEV + "namespace.yaml", DEV + "store.yaml"}  # what is found may be in a file beside it
