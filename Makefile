@@ -32,9 +32,10 @@ test: $(STAMP)  ## run the tests (ARGS="…" goes to pytest)
 test-slow: $(STAMP)  ## run the tests that take more than a minute each
 	@$(RUN) platform/local/test.sh -m slow $(ARGS)
 
-check: $(STAMP)  ## ruff and mypy
+check: $(STAMP)  ## ruff, mypy, and all files that say what runs where
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
+	@.venv/bin/python -m jobs.validate platform jobs/configs serve/configs
 
 clean:  ## remove what the targets made, except .venv
 	rm -rf demo-output .local build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

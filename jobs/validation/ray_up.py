@@ -101,6 +101,9 @@ def _check_node_type(document: Document, name: str, node_type: dict[str, Any], r
     if document.at("provider", "type") == "aws" and isinstance(node_type.get("node_config"), dict):
         for keys, problem in _ec2_problems(node_type["node_config"]):
             report.add(document, (*place, "node_config", *keys), f"node_config: {problem}")
+        if not {"SecurityGroupIds", "NetworkInterfaces"} & set(node_type["node_config"]):
+            report.add(document, (*place, "node_config"), "no SecurityGroupIds: Ray would make a group whose port 22 is open to the whole "
+                       "internet; name your own")
         if not node_type["node_config"].get("IamInstanceProfile"):
             report.add(document, (*place, "node_config"), "no IamInstanceProfile: the node could not read S3; name the instance profile "
                        "whose role may, as the other node types do")

@@ -135,7 +135,9 @@ def _problems_of_command(job: str, arguments: list[str]) -> list[str]:
     if job not in JOBS:
         return [f"python -m jobs.{job}: there is no such job; {did_you_mean(job, JOBS, 'jobs')}"]
     files = [after for before, after in itertools.pairwise(arguments) if before == "--config"]
-    overrides = [each for each in arguments if each != "--config" and each not in files]
+    overrides = [each for each in arguments if each not in ("--config", "--help", "-h", *files)]
+    if job == "inspect_data" and overrides and "=" not in overrides[0]:
+        overrides[0] = f"uri={overrides[0]}"
     if files and not (ROOT / files[0]).is_file():
         configs = [str(each.relative_to(ROOT)) for each in ROOT.glob("*/configs/*.yaml")]
         return [f"python -m jobs.{job}: {files[0]} does not exist; {did_you_mean(files[0], configs, 'files')}"]
