@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]  # where jobs run: /app of the images
 # The configuration of each job. A file's name begins with the first word of its job's.
 JOBS = {
     "ask": "jobs.ask:AskConfig", "benchmark": "", "convert_checkpoint": "jobs.convert_checkpoint:ConvertConfig",
-    "curate": "pixellm.curation.config:CurateConfig", "deploy": "serve.config:AppConfig",
+    "ablate": "pixellm.train.ablation:AblateConfig", "curate": "pixellm.curation.config:CurateConfig", "deploy": "serve.config:AppConfig",
     "evaluate": "pixellm.evaluation.evaluate:EvaluateConfig", "export": "jobs.export:ExportConfig",
     "inspect_data": "jobs.inspect_data:InspectConfig", "predict": "pixellm.inference.predict:PredictConfig", "prepare_data": "",
     "pretrain_tower": "pixellm.train.tower:TowerConfig", "train": "jobs.train:TrainJob",
