@@ -27,6 +27,8 @@ LOSS_TOLERANCE = 1e-4
 @pytest.fixture
 def cluster():
     folder = tempfile.mkdtemp(prefix="r")
+    address_file = Path(ray._private.utils.get_ray_address_file(None))  # Ray writes it, but not its folder
+    address_file.parent.mkdir(parents=True, exist_ok=True)
     cluster = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False, "temp_dir": folder})
     ray.init(address=cluster.address, log_to_driver=False)
     try:
@@ -34,7 +36,7 @@ def cluster():
     finally:
         ray.shutdown()
         cluster.shutdown()
-        Path(ray._private.utils.get_ray_address_file(None)).unlink(missing_ok=True)
+        address_file.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 
