@@ -31,12 +31,12 @@ def check_agreement(report: Report) -> None:
 def _images(document: Document) -> Iterator[tuple[Place, str]]:
     for key in IMAGE_KEYS:
         yield from ((place, image) for place, image in find_all(document.values, key) if isinstance(image, str))
-    for index, operation in enumerate(document.values if isinstance(document.values, list) else ()):
-        if str(operation.get("path", "")).endswith("/image"):
-            yield (index, "value"), str(operation.get("value"))
-    for index, image in enumerate(document.at("images", default=()) or ()):  # of a kustomization
-        if isinstance(image, dict) and OURS in str(image.get("name")):
-            yield ("images", index), f"{image.get('newName') or image['name']}:{image.get('newTag', __version__)}"
+    for place, operation in document.entries():  # of a patch
+        if str(operation.get("path")).endswith("/image"):
+            yield (*place, "value"), str(operation.get("value"))
+    for place, image in document.entries("images"):  # of a kustomization
+        if OURS in str(image.get("name")):
+            yield place, f"{image.get('newName') or image['name']}:{image.get('newTag', __version__)}"
 
 
 def _check_image(document: Document, place: Place, image: str, report: Report) -> None:

@@ -33,10 +33,15 @@ def validate(paths: list[str], crds: str | None = None) -> Report:
             _call("docker:check_dockerfile", file, report)
             continue
         for document in read_documents(file, report):
-            _check_document(document, report)
+            check_document(document, report)
+    check_together(report)
+    return report
+
+
+def check_together(report: Report) -> None:
+    """What is only seen when all documents were read."""
     for check in ("runs:check_commands", "agreement:check_agreement"):
         _call(check, report)
-    return report
 
 
 def is_dockerfile(file: Path) -> bool:
@@ -54,7 +59,8 @@ def _files(paths: list[str]) -> Iterator[Path]:
             raise ConfigError(f"{path} does not exist; name files or folders that do")
 
 
-def _check_document(document: Document, report: Report) -> None:
+def check_document(document: Document, report: Report) -> None:
+    """One document, by its kind."""
     kind = kind_of(document)
     report.documents.append(document)
     if kind is None:

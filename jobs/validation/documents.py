@@ -42,14 +42,20 @@ class Document:
         return self.file, self.line(*place)
 
     def at(self, *place: int | str, default: Any = None) -> Any:
-        """The value there, or `default` where something of the way is missing."""
+        """The value there, or `default` where something of the way is missing or the value is of another type than a default."""
         value = self.values
         for key in place:
             try:
                 value = value[key]
             except (KeyError, IndexError, TypeError):
                 return default
-        return value
+        return value if default is None or isinstance(value, type(default)) else default
+
+    def entries(self, *place: int | str) -> Iterator[tuple[Place, dict[str, Any]]]:
+        """The place and the value of each mapping in the list there; what is something else is told by a schema."""
+        for index, value in enumerate(self.at(*place, default=[])):
+            if isinstance(value, dict):
+                yield (*place, index), value
 
     @property
     def name(self) -> str:

@@ -16,15 +16,13 @@ def check_board(document: Document, report: Report) -> None:
     for key in ("title", "uid"):
         if not document.at(key):
             report.add(document, (key,), f"the board has no {key}; give it one")
-    variables = [str(each.get("name")) for each in document.at("templating", "list", default=[])]
-    for index in range(len(document.at("templating", "list", default=[]))):
-        place: Place = ("templating", "list", index)
-        query = re.fullmatch(r"label_values\((.+), *\w+\)", str(document.at(*place, "query", default="")))
-        if document.at(*place, "type") == "query" and query:
+    variables = [str(each.get("name")) for _, each in document.entries("templating", "list")]
+    for place, variable in document.entries("templating", "list"):
+        query = re.fullmatch(r"label_values\((.+), *\w+\)", str(variable.get("query")))
+        if variable.get("type") == "query" and query:
             _check_expression(document, (*place, "query"), query[1], variables, report)
     ids: list[object] = []
-    for index, panel in enumerate(document.at("panels", default=[])):
-        place = ("panels", index)
+    for place, panel in document.entries("panels"):
         if panel.get("id") in ids:
             report.add(document, (*place, "id"), f"two panels have the id {panel.get('id')}; number them")
         ids.append(panel.get("id"))
@@ -38,12 +36,11 @@ def _check_panel(document: Document, place: Place, variables: list[str], report:
     x, width = document.at(*place, "gridPos", "x", default=0), document.at(*place, "gridPos", "w", default=0)
     if not width or x + width > COLUMNS:
         report.add(document, (*place, "gridPos"), f"panel {title!r} reaches column {x + width} of {COLUMNS}; correct gridPos")
-    targets = document.at(*place, "targets", default=[])
+    targets = list(document.entries(*place, "targets"))
     if not targets and kind not in ("row", "text"):
         report.add(document, place, f"panel {title!r} has no targets; give it an expression")
-    for index in range(len(targets)):
-        at = (*place, "targets", index, "expr")
-        _check_expression(document, at, str(document.at(*at, default="")), variables, report)
+    for at, target in targets:
+        _check_expression(document, (*at, "expr"), str(target.get("expr", "")), variables, report)
 
 
 def _check_expression(document: Document, place: Place, expression: str, variables: list[str], report: Report) -> None:
@@ -58,7 +55,7 @@ def _check_expression(document: Document, place: Place, expression: str, variabl
 def check_provisioning(document: Document, report: Report) -> None:
     """How Grafana finds its data source and its boards: the keys that matter are there."""
     for key, needed in (("datasources", ("name", "type", "url")), ("providers", ("name", "type", "options"))):
-        for index, entry in enumerate(document.at(key, default=[])):
+        for place, entry in document.entries(key):
             for name in needed:
                 if name not in entry:
-                    report.add(document, (key, index), f"{key}.{index} has no {name}; Grafana would not start with it")
+                    report.add(document, place, f"an entry of {key} has no {name}; Grafana would not start with it")

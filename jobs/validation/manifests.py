@@ -118,17 +118,14 @@ def _check_ray_cluster(document: Document, place: Place, report: Report) -> None
         report.add(document, (*place, "authOptions"), "whoever reaches the head could run code on it; write authOptions: {mode: token}")
     if document.at(*place, "enableInTreeAutoscaling") and document.at(*place, "autoscalerOptions", "version") != "v2":
         report.add(document, (*place, "autoscalerOptions"), "the autoscaler is not v2; write autoscalerOptions: {version: v2}")
-    groups = document.at(*place, "workerGroupSpecs", default=[])
-    names = [group.get("groupName") for group in groups if isinstance(group, dict)]
-    for index, group in enumerate(groups):
-        if not isinstance(group, dict):
-            continue
-        at = (*place, "workerGroupSpecs", index)
+    names: list[object] = []
+    for at, group in document.entries(*place, "workerGroupSpecs"):
         lowest, highest = group.get("minReplicas", 0), group.get("maxReplicas", 0)
         if isinstance(lowest, int) and isinstance(highest, int) and lowest > highest:
             report.add(document, (*at, "minReplicas"), f"minReplicas is {lowest}, maxReplicas {highest}; the second is the most")
-        if names.index(group.get("groupName")) < index:
+        if group.get("groupName") in names:
             report.add(document, (*at, "groupName"), f"two groups are called {group.get('groupName')}; give each a name of its own")
+        names.append(group.get("groupName"))
 
 
 def _check_upgrade(document: Document, upgrade: str, report: Report) -> None:

@@ -48,7 +48,8 @@ def _check_namespace(overlay: Document, names: dict[str, list[str]], report: Rep
 def _pod_labels(value: Any) -> Iterator[dict[str, str]]:
     for _, template in find_all(value, "template"):
         if isinstance(template, dict) and "spec" in template:
-            yield (template.get("metadata") or {}).get("labels") or {}
+            labels = template["metadata"].get("labels") if isinstance(template.get("metadata"), dict) else None
+            yield labels if isinstance(labels, dict) else {}
 
 
 def _check_selectors(document: Document, pods: list[dict[str, str]], report: Report) -> None:
@@ -60,9 +61,10 @@ def _check_selectors(document: Document, pods: list[dict[str, str]], report: Rep
         if not isinstance(selector, dict) or "namespaceSelector" in document.at(*place[:-1], default={}):
             continue
         plain = not {"matchLabels", "matchExpressions"} & set(selector)
-        labels = (selector if plain else selector.get("matchLabels")) or {}
+        labels = selector if plain else document.at(*place, "matchLabels", default={})
         wanted = [(key, [value]) for key, value in labels.items()]
-        wanted += [(rule["key"], rule.get("values", [])) for rule in selector.get("matchExpressions") or () if rule.get("operator") == "In"]
+        wanted += [(rule.get("key"), document.at(*at, "values", default=[])) for at, rule in document.entries(*place, "matchExpressions")
+                   if rule.get("operator") == "In"]
         for key, values in wanted:
             there = sorted({str(pod[key]) for pod in pods if key in pod})
             for value in values:
@@ -82,6 +84,6 @@ def _check_addresses(document: Document, objects: Sequence[Document], names: dic
             report.add(document, place, f"{address}: there is no Service {host!r}; {near}")
             continue
         service = next(each for each in objects if each.name == f"Service {host}")
-        ports = [str(each.get("port")) for each in service.at("spec", "ports", default=[])]
+        ports = [str(each.get("port")) for _, each in service.entries("spec", "ports")]
         if port and port[1] not in ports:
             report.add(document, place, f"{address}: Service {host} has port {', '.join(ports)}; write that")

@@ -125,13 +125,12 @@ def check_rules(document: Document, report: Report) -> None:
     """A file of rules: its form, and each expression."""
     report.add_problems(document, Rules)
     names: list[str] = []
-    for index, group in enumerate(document.at("groups", default=[])):
-        for number in range(len(group.get("rules") or ()) if isinstance(group, dict) else 0):
-            place = ("groups", index, "rules", number)
-            for problem in problems_of_expression(str(document.at(*place, "expr", default=""))):
+    for group, _ in document.entries("groups"):
+        for place, rule in document.entries(*group, "rules"):
+            for problem in problems_of_expression(str(rule.get("expr", ""))):
                 report.add(document, (*place, "expr"), problem)
-            name = str(document.at(*place, "alert"))
-            if name in names:
+            name = str(rule.get("alert"))
+            if name in names and "alert" in rule:
                 report.add(document, (*place, "alert"), f"two alerts are called {name}; give each a name of its own")
             names.append(name)
 

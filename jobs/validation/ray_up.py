@@ -68,20 +68,18 @@ def _check_prepared(document: Document, report: Report) -> None:
 
 def _check_provider(document: Document, report: Report) -> None:
     provider = document.at("provider", default={})
-    if not isinstance(provider, dict):
-        return
     known = {*_schema()["properties"]["provider"]["properties"], *PROVIDER_KEYS}
     for key in provider:
         if key not in known:
             report.add(document, ("provider", key), f"provider.{key}: unknown key, which Ray would ignore; "
                        + did_you_mean(str(key), known, "known keys"))
-    hosts = [provider.get("head_ip"), *(provider.get("worker_ips") or ())]
+    hosts = [provider.get("head_ip"), *document.at("provider", "worker_ips", default=[])]
     for index, host in enumerate(hosts[1:]):
         if hosts.index(host) <= index:
             report.add(document, ("provider", "worker_ips", index), f"{host} is there twice; each host is one node")
-    for index, rule in enumerate(document.at("provider", "security_group", "IpPermissions", default=[])):
+    for place, rule in document.entries("provider", "security_group", "IpPermissions"):
         if "0.0.0.0/0" in str(rule) or "::/0" in str(rule):
-            report.add(document, ("provider", "security_group", "IpPermissions", index),
+            report.add(document, place,
                        f"port {rule.get('FromPort')} is open to the whole internet; name the networks that may, and reach the dashboard "
                        "through `ray dashboard`")
 
@@ -91,11 +89,11 @@ def _check_node_type(document: Document, name: str, node_type: dict[str, Any], r
     lowest, highest = node_type.get("min_workers", 0), node_type.get("max_workers", document.at("max_workers", default=0))
     if isinstance(lowest, int) and isinstance(highest, int) and lowest > highest:
         report.add(document, (*place, "min_workers"), f"min_workers is {lowest}, max_workers {highest}; the second is the most")
-    if name != document.at("head_node_type") and lowest and (node_type.get("resources") or {}).get("GPU"):
+    if name != document.at("head_node_type") and lowest and document.at(*place, "resources", "GPU"):
         report.add(document, (*place, "min_workers"), f"min_workers is {lowest}: GPU nodes that wait cost as much as those that work; "
                    "write 0, the autoscaler starts them")
     try:
-        validate_node_label_syntax(node_type.get("labels") or {})
+        validate_node_label_syntax({str(key): str(value) for key, value in document.at(*place, "labels", default={}).items()})
     except ValueError as error:
         report.add(document, (*place, "labels"), f"labels: {error}")
     if document.at("provider", "type") == "aws" and isinstance(node_type.get("node_config"), dict):
@@ -130,7 +128,7 @@ def _ec2_problems(node_config: dict[str, Any]) -> list[tuple[Place, str]]:
 def _check_start(document: Document, key: str, commands: str, report: Report) -> None:
     """The commands that start Ray on a node."""
     place = (key,)
-    if "RAY_AUTH_MODE=token" not in commands and "RAY_AUTH_MODE=token" not in str(document.at("docker", default="")):
+    if "RAY_AUTH_MODE=token" not in commands and "RAY_AUTH_MODE=token" not in str(document.at("docker")):
         report.add(document, place, f"{key}: whoever reaches the cluster could run code on it; put RAY_AUTH_MODE=token before `ray start`")
     words = shlex.split(commands)
     begun = [index for index, word in enumerate(words[:-1]) if word == "ray" and words[index + 1] == "start"]

@@ -69,10 +69,8 @@ def check_serve(document: Document, report: Report) -> None:
     """Ray Serve's own form, in a file or in a RayService: Ray ignores what it does not know, and looks into no `args`."""
     report.add_problems(document, ServeDeploySchema)
     _check_known(document, ServeDeploySchema, (), report)
-    for index, application in enumerate(document.at("applications", default=[])):
-        place = ("applications", index)
-        if not isinstance(application, dict) or application.get("import_path") != BUILD_APP:
-            path = document.at(*place, "import_path", default="nothing")
+    for place, application in document.entries("applications"):
+        if (path := application.get("import_path")) != BUILD_APP:
             report.add(document, (*place, "import_path"), f"import_path is {path}; this project's application is {BUILD_APP}")
             continue
         if not report.add_problems(document, AppConfig, (*place, "args")):
