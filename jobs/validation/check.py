@@ -32,7 +32,10 @@ def validate(paths: list[str], crds: str | None = None) -> Report:
         if is_dockerfile(file):
             _call("docker:check_dockerfile", file, report)
             continue
-        for document in read_documents(file, report):
+        documents = read_documents(file, report)
+        if not documents and not any(finding.file == str(file) for finding in report.findings):
+            report.add_line(file, 1, f"there is nothing in it; {KINDS}")
+        for document in documents:
             check_document(document, report)
     check_together(report)
     return report
@@ -71,16 +74,16 @@ def check_document(document: Document, report: Report) -> None:
 
 def kind_of(document: Document) -> str | None:
     """The kind of a document, a key of `CHECKS`."""
-    values, folder = document.values, document.file.parent
+    values, folder = document.values, document.file.resolve().parent
     if isinstance(values, list) and all(isinstance(each, dict) and "path" in each for each in values):
         return "patch"
     if not isinstance(values, dict):
         return None
     if document.file.name == "kustomization.yaml":
         return "kustomization"
-    if "kind" in values and "apiVersion" in values:
+    if "metadata" in values and {"kind", "apiVersion"} & set(values):
         return "manifest"
-    for kind, keys in {"ray up": {"cluster_name", "available_node_types"}, "rules": {"groups"}, "scrape": {"scrape_configs"},
+    for kind, keys in {"ray up": {"cluster_name", "available_node_types", "provider"}, "rules": {"groups"}, "scrape": {"scrape_configs"},
                        "board": {"panels"}, "provisioning": {"datasources", "providers"}, "serve": {"applications"}}.items():
         if keys & set(values):
             return kind

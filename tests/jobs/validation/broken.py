@@ -74,6 +74,7 @@ CLUSTERS = [
     (AWS, "cluster_name: pixellm-train", "cluster_name: pixellm-train\nenv: {AWS_SECRET_ACCESS_KEY: abcdefgh12345678}",
      "this is an AWS secret key; take it out"),
     (HOSTS, "worker_ips: [10.0.0.11, 10.0.0.12,", "worker_ips: [10.0.0.11, 10.0.0.11,", "10.0.0.11 is there twice; each host is one node"),
+    (HOSTS, "cluster_name: pixellm", "cluster_nam: pixellm", "cluster_nam: unknown key; did you mean 'cluster_name'?"),
     (HOSTS, "  head_ip: 10.0.0.10\n", "", "ray up would stop: "),
     (HOSTS, "  image: registry.example.com/pixellm/train-cpu:0.1.0\n", "", "ray up would stop: "),
 ]
@@ -134,6 +135,7 @@ KUBERAY = [
     ("platform/kuberay/jobs/train.yaml", "    env_vars:", "    env_var:",
      "env_var: unknown key of a runtime environment; did you mean 'env_vars'?"),
     (REDIS, "  serviceName: redis", "  servicename: redis", "spec.servicename: unknown key; did you mean 'serviceName'?"),
+    (REDIS, "kind: StatefulSet\n", "", "has no None in apps/v1; correct kind or apiVersion"),
     (REDIS, "apiVersion: apps/v1", "apiVersion: apps/v2", "has no StatefulSet in apps/v2; correct kind or apiVersion"),
     (REDIS, "redis:7.4.2", "redis", "image 'docker.io/library/redis' has no version"),
     (REDIS, "readinessProbe: {tcpSocket: {port: redis}", "readinessProbe: {tcpSocket: {port: rediss}",

@@ -89,13 +89,15 @@ def test_a_misspelt_path_and_folder_of_crds_are_errors(tmp_path, capsys):
 
 def test_an_unknown_file_and_a_library_that_is_missing_are_told(tmp_path, monkeypatch, capsys):
     (tmp_path / "mystery.yaml").write_text("colour: blue\n")
+    (tmp_path / "train_nothing.yaml").write_text("# later\n")
     shutil.copy(ROOT / AWS, tmp_path / "aws.yaml")
     monkeypatch.setitem(sys.modules, "jobs.validation.ray_up", None)
     with pytest.raises(SystemExit) as ended:
         job.main([str(tmp_path)])
     said = capsys.readouterr().out
     assert ended.value.code == 1 and "mystery.yaml:1: this is none of the files that are known here; a run is called JOB_" in said
-    assert "not checked: ray_up: needs jobs.validation.ray_up; pip install '.[dev]'" in said and "2 files, 1 findings" in said
+    assert "train_nothing.yaml:1: there is nothing in it" in said
+    assert "not checked: ray_up: needs jobs.validation.ray_up; pip install '.[dev]'" in said and "3 files, 2 findings" in said
 
 
 def test_every_job_has_its_configuration_here():
