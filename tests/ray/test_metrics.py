@@ -25,7 +25,7 @@ from tests.ray.training_runs import write_scenes
 from tests.serve.doubles import build_rule_segmenter
 from tests.serve.test_ingress import as_form, photo_bytes
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]  # 2 minutes on two cores that others use, too
 FOLDER = ROOT / "platform/observability"
 OF_PROMETHEUS = {"job", "instance"}  # which it adds itself
 SAMPLE = re.compile(r"^(\w+)\{(.*)\} \S+$")
@@ -88,7 +88,7 @@ def exported(local_ray, tmp_path_factory) -> dict[str, set[str]]:
     return dict(scraper.labels)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_all_of_training_is_exported(exported):
     """Its validation too."""
     names = {f"ray_{metric.name}": set(metric.labels) for metric in METRICS}
