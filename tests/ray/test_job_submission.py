@@ -58,10 +58,17 @@ class Head:
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    running = subprocess.Popen(["bash", "-c", START_HEAD], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True,
-                               env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"})
+    """Ray gives a node 30 s to start, which a machine that is busy with other things can take: then it is started again."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for _ in range(3):
+        running = subprocess.Popen(["bash", "-c", START_HEAD], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True,
+                                   env=environment)
+        said = running.stdout.readline().split()
+        if said:
+            break
+        running.wait(60)
     try:
-        address, token, folder = running.stdout.readline().split()
+        address, token, folder = said
         yield Head(address, token, Path(folder))
     finally:
         running.send_signal(signal.SIGTERM)  # the script then ends all that it started
