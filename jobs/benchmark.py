@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, field_validator
 from jobs.benchmarks import SUITES
 from jobs.benchmarks.result import BenchmarkReport
 from pixellm.errors import PixelLMError
+from pixellm.revision import git_revision
 from pixellm.settings import StrictModel, parse_command_line
 
 KNOWN = "\n".join(f"  {name:<12}{what}" for name, what in SUITES.items())
@@ -43,11 +44,12 @@ def main(argv: list[str] | None = None) -> None:
     choice = parse_command_line(SuiteChoice, description, [a for a in argv if not has_suite or a not in ("-h", "--help")])
     suite = importlib.import_module(f"jobs.benchmarks.{choice.suite}")
     config = parse_command_line(suite.Config, suite.__doc__ or "", argv)
+    revision = git_revision()  # before the run: a plot that it writes makes the tree dirty
     try:
         result = suite.run(config)
     except PixelLMError as error:
         sys.exit(f"error: {error}")
-    report = BenchmarkReport(config, shlex.join(["python", "-m", "jobs.benchmark", *argv]), result)
+    report = BenchmarkReport(config, shlex.join(["python", "-m", "jobs.benchmark", *argv]), result, git_revision=revision)
     if config.output is not None:
         report.write(config.output)
     print(report.to_markdown())
