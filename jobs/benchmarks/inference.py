@@ -37,7 +37,7 @@ from jobs.benchmarks.result import BenchmarkConfig, BenchmarkResult, Case, Table
 from jobs.benchmarks.timing import paired_ratio, time_interleaved
 from pixellm.drawing import Color, color_of
 from pixellm.inference.config import EngineConfig
-from pixellm.inference.cpu import keep_freed_memory
+from pixellm.memory import keep_freed_memory
 
 DtypeName = Literal["float32", "bfloat16"]
 NAIVE, GENERATE_ONE, ENGINE = "naive", "generate, one by one", "engine"

@@ -22,6 +22,7 @@ from ray.data import DataContext, Dataset, ExecutionResources, TaskPoolStrategy
 from pixellm.data.mixture import BATCHES_PER_WINDOW, DataPosition, Mixture, Span
 from pixellm.data.spans import StreamedRow, read_rows, read_span
 from pixellm.data.transport import from_table, to_table
+from pixellm.memory import keep_freed_memory
 
 READ_CPUS = 0.25
 PORTIONS_AHEAD = 2
@@ -85,6 +86,7 @@ class BatchStream(Generic[T]):
 
     def __init__(self, mixture: Mixture, lanes: Sequence[int], position: DataPosition, builder: BatchBuilder[T], num_tasks: int = 2,
                  memory_mb: float = 512):
+        keep_freed_memory()
         self.mixture, self.lanes, self.position, self.num_tasks = mixture, list(lanes), position, num_tasks
         self.memory_bytes = memory_mb * 1e6
         self._builder = ray.put(builder)
@@ -195,6 +197,7 @@ _kept: dict[ray.ObjectRef, Any] = {}
 def kept(ref: ray.ObjectRef) -> Any:
     """What `ref` stands for, unpickled once in each process: a tokenizer takes longer than a micro-batch."""
     if ref not in _kept:
+        keep_freed_memory()
         _kept.clear()
         _kept[ref] = ray.get(ref)
     return _kept[ref]

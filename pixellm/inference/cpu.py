@@ -1,10 +1,9 @@
-"""What makes the unmodified modules fast on a CPU: products and attention by oneDNN, and memory that is kept.
+"""What makes the unmodified modules fast on a CPU: products and attention by oneDNN.
 
 torch multiplies float32 matrices with MKL, which runs its slower kernels on CPUs that are not Intel's: 106 GFLOP/s a core against 240 with
 oneDNN on a 5th-generation EPYC (1024 x 1024 x 1024), and about twice as much at the engine's shapes. bfloat16 goes to oneDNN by itself.
 """
 
-import ctypes
 import itertools
 
 import torch
@@ -14,9 +13,6 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 ATTENTION_NAME = "pixellm_onednn"
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
-_LARGEST_KEPT_BYTES, _KEPT_BYTES = 32 << 20, 256 << 20
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, plus: Tensor | None = None) -> Tensor:
@@ -95,15 +91,3 @@ def use_inference_attention(tower: PreTrainedModel) -> None:
     """Let a vision tower whose attention comes from transformers' interface use `head_by_head_attention`; others stay as they are."""
     if getattr(tower, "_supports_attention_backend", False):
         tower.config._attn_implementation = ATTENTION_NAME
-
-
-def keep_freed_memory() -> None:
-    """Let the process keep up to 256 MB that it freed, in pieces of up to 32 MB, where the C library is glibc.
-
-    By its own choice glibc gives large tensors back to the system and gets new pages for the next ones: a fifth to a half of the mask
-    decoder's time went into page faults.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)

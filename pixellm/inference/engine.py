@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 from pixellm.errors import ModelError
 from pixellm.inference.config import EngineConfig
-from pixellm.inference.cpu import keep_freed_memory
 from pixellm.inference.load import EngineLoad
 from pixellm.inference.requests import EndEvent, Event, Request
 from pixellm.inference.running import Running
 from pixellm.inference.stepper import Stepper
+from pixellm.memory import keep_freed_memory
 from pixellm.model import PixelLMForConditionalGeneration
 
 
