@@ -20,5 +20,12 @@ say "running the tests: pytest $*"
 status=0
 TMPDIR=$RUN_DIR spawn pytest "$@"
 wait "$SPAWNED" || status=$?
-say "tests $( ((status)) && echo FAILED || echo passed) in $(seconds_since "$started") s"
+if ((status)); then
+    # A test removes its Ray's logs when it ends: those that lie here are of one during which pytest died.
+    mapfile -t logs < <(find "$RUN_DIR" -path '*/session_2*/logs/*' \( -name '*.err' -o -name '*core-driver*' -o -name 'raylet.out' \) -size +0)
+    ((${#logs[@]} == 0)) || tail -n 20 "${logs[@]}" | cut -c 1-400
+    say "tests FAILED in $(seconds_since "$started") s: pytest ended with $status"
+else
+    say "tests passed in $(seconds_since "$started") s"
+fi
 exit "$status"
