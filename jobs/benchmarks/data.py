@@ -10,6 +10,7 @@ own, held on as many cores as it may use; the store runs beside it on all.
 import math
 import shutil
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,13 @@ def run(config: Config) -> BenchmarkResult:
         uris = write_photo_shards(folder / "photos", config.store, NUM_SETS)
         local = write_photo_shards(folder / "photos", str(folder / "shards"), NUM_SETS)
         runs: dict[tuple[str, int], list[dict[str, float]]] = {}
-        for _ in range(config.repeats):
-            for cores in config.cores:
-                for name in CONTENDERS:
-                    job = Job(name, cores, local if name == "limit" else uris, str(folder / "photos"), config.image_size,
-                              config.photos_per_batch, config.measured_photos)
-                    runs.setdefault((name, cores), []).append(measure(job))
+        rounds = list(product(range(config.repeats), config.cores, CONTENDERS))
+        for number, (_, cores, name) in enumerate(rounds, 1):
+            job = Job(name, cores, local if name == "limit" else uris, str(folder / "photos"), config.image_size,
+                      config.photos_per_batch, config.measured_photos)
+            found = measure(job)
+            runs.setdefault((name, cores), []).append(found)
+            print(f"{number} of {len(rounds)}: {name}, {cores} cores: {found['images_per_s']:.0f} images/s", flush=True)
         prepared = _prepare(folder)
     finally:
         shutil.rmtree(folder)

@@ -58,12 +58,15 @@ def test_the_figures_are_put_together_and_drawn(tmp_path):
     rates = {name: [rate, rate] for name, rate in zip(names, (10.0, 9.0, 6.0, 3.0), strict=True)}
     alone = {name: [wait_s, wait_s] for name, wait_s in zip(names, (0.1, 0.11, 0.2, 0.1), strict=True)}
     standard = Comparison({"engine": [2.0, 2.0], "deployed": [1.9, 1.9]}, {"engine": [0.5, 0.5], "deployed": [0.512, 0.512]}, {})
-    curve = {1.0: Load([0.1] * 8, Counter({200: 8}), 1.0), OVERLOAD: Load([0.4] * 6, Counter({200: 6, 503: 84}), 1.0)}
-    result = _result(Config(suite="serving", output=str(tmp_path)), Comparison(rates, alone, rates), curve, standard)
-    assert result.headline == {"throughput_vs_engine": 0.95, "added_latency_ms": 12.0, "tiny_throughput_vs_engine": 0.9,
-                               "tiny_added_latency_ms": 10.0, "vs_locked_fastapi": 3.0, "vs_serve_batch": 1.5,
-                               "goodput_at_10x_vs_peak": 0.75}
+    tiny_curve = {1.0: Load([0.1] * 8, Counter({200: 8}), 1.0), OVERLOAD: Load([0.4] * 6, Counter({200: 6, 503: 84}), 1.0)}
+    standard_curve = {1.1: Load([0.1] * 2, Counter({200: 2}), 1.0), OVERLOAD: Load([0.4] * 9, Counter({200: 9, 503: 81}), 5.0)}
+    config = Config(suite="serving", output=str(tmp_path))
+    result = _result(config, Comparison(rates, alone, rates), tiny_curve, standard, standard_curve)
+    assert result.headline == {"throughput_vs_engine": 0.95, "added_latency_ms": 12.0, "goodput_at_10x_vs_peak": 0.9,
+                               "tiny_throughput_vs_engine": 0.9, "tiny_added_latency_ms": 10.0,
+                               "tiny_goodput_at_10x_vs_peak": 0.667, "vs_locked_fastapi": 3.0, "vs_serve_batch": 1.5}
     assert result.tables[0].rows[1] == (OVERLOAD, 90.0, 6.0, 0.4, 0.4, 0.4, 6, 84, "200, 503")
+    assert [row[:3] for row in result.tables[1].rows] == [(1.1, pytest.approx(2.09), 2.0), (OVERLOAD, 19.0, 1.8)]
     assert {case.name for case in result.cases} >= {"deployed, alone", "standard case: engine, 16 waiting"}
     assert Image.open(tmp_path / "serving.png").height > 6 * 20
 
