@@ -132,7 +132,6 @@ class Validator:
         try:
             result = self._wait(task, started)
         except Exception as error:
-            ray.cancel(task, force=True)
             if self._aborted.is_set():
                 return
             cause = getattr(error, "cause", None) or error
@@ -144,11 +143,12 @@ class Validator:
         self._publish(checkpoint.step, result, history)
 
     def _wait(self, task: ray.ObjectRef, started: float) -> Validated:
+        """Cancels only a task that still runs: Ray 2.60 ends the whole driver where one is cancelled whose error has just arrived."""
         while not ray.wait([task], timeout=POLL_S)[0]:
-            if self._aborted.is_set():
-                raise InterruptedError
-            if time.monotonic() - started > self.settings.timeout_s:
-                raise TimeoutError(f"took longer than validation.timeout_s, {self.settings.timeout_s:g} s")
+            is_late = time.monotonic() - started > self.settings.timeout_s
+            if is_late or self._aborted.is_set():
+                ray.cancel(task, force=True)
+                raise TimeoutError(f"took longer than validation.timeout_s, {self.settings.timeout_s:g} s") if is_late else InterruptedError
         return ray.get(task)
 
     def _publish(self, step: int, result: Validated, history: History) -> None:

@@ -22,7 +22,7 @@ TMPDIR=$RUN_DIR spawn pytest "$@"
 wait "$SPAWNED" || status=$?
 if ((status)); then
     # A test removes its Ray's logs when it ends: those that lie here are of one during which pytest died.
-    mapfile -t logs < <(find "$RUN_DIR" -path '*/session_2*/logs/*' \( -name '*.err' -o -name '*core-driver*' -o -name 'raylet.out' \) -size +0)
+    mapfile -t logs < <(find "$RUN_DIR" -path '*/session_2*/logs/*' \( -name '*.err' -o -name '*core-driver*' -o -name 'raylet.out' \) -size +0 | sort -r)
     ((${#logs[@]} == 0)) || tail -n 20 "${logs[@]}" | cut -c 1-400
     say "tests FAILED in $(seconds_since "$started") s: pytest ended with $status"
 else
