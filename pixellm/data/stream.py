@@ -81,7 +81,8 @@ class BatchStream(Generic[T]):
 
     `memory_mb` bounds what lies in the object store for it: the micro-batches of a portion that is consumed and of `PORTIONS_AHEAD`, and
     the row groups that these are made of or that later ones need. A window of each lane is the least that a portion can be: where
-    `memory_mb` is too small even for that, the log says how much it takes. `num_tasks` of `READ_CPUS` each run at a time for a portion.
+    `memory_mb` is too small even for that, the log says how much it takes. About `num_tasks` of `READ_CPUS` each run at a time, shared out
+    among the portions: as many for each are more processes than a small node has cores; Ray ends those that idle and starts them again.
     """
 
     def __init__(self, mixture: Mixture, lanes: Sequence[int], position: DataPosition, builder: BatchBuilder[T], num_tasks: int = 2,
@@ -156,7 +157,7 @@ class BatchStream(Generic[T]):
         def read(batch: dict[str, np.ndarray]) -> pa.Table:
             return read_span(spans[int(batch["item"][0])], seed)
 
-        self._spans |= dict(zip(spans, self._run(read, len(spans)), strict=True))
+        self._spans |= dict(zip(spans, self._run(read, len(spans), self.num_tasks), strict=True))
 
     def _collate(self, portion: _Portion) -> deque[ray.ObjectRef]:
         """A table for each chunk."""
@@ -170,23 +171,23 @@ class BatchStream(Generic[T]):
             return to_table([built for window in chunk for built in build_window(
                 kept(builder), read_rows(tables, window.rows), batch, [seed, window.lane, window.number], window.skip)])
 
-        refs = self._run(collate, len(portion.chunks))
+        refs = self._run(collate, len(portion.chunks), -(-self.num_tasks // PORTIONS_AHEAD))
         sizes = ray.experimental.get_object_locations(refs)
         self._bytes_per_window = max(((sizes[ref]["object_size"] or 0) / len(chunk)
                                       for ref, chunk in zip(refs, portion.chunks, strict=True)), default=0)
         return deque(refs)
 
-    def _run(self, function: Callable[[dict[str, np.ndarray]], pa.Table], num_items: int) -> list[ray.ObjectRef]:
-        """`function` for each number of an item, in Ray Data tasks; the tables in order."""
+    def _run(self, function: Callable[[dict[str, np.ndarray]], pa.Table], num_items: int, num_tasks: int) -> list[ray.ObjectRef]:
+        """`function` for each number of an item, `num_tasks` Ray Data tasks at a time; the tables in order."""
         if not num_items:
             return []
         context = DataContext.get_current().copy()
         context.execution_options.preserve_order = True
-        context.execution_options.resource_limits = ExecutionResources.for_limits(cpu=READ_CPUS * self.num_tasks)
+        context.execution_options.resource_limits = ExecutionResources.for_limits(cpu=READ_CPUS * num_tasks)
         context.enable_progress_bars = False
         with DataContext.current(context):
             items: Dataset = ray.data.from_items([{"item": i} for i in range(num_items)], override_num_blocks=num_items)
-            tasks = TaskPoolStrategy(size=min(self.num_tasks, num_items))
+            tasks = TaskPoolStrategy(size=min(num_tasks, num_items))
             made = items.map_batches(function, batch_size=1, num_cpus=READ_CPUS, compute=tasks)
             return made.to_arrow_refs()
 
