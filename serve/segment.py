@@ -115,7 +115,7 @@ def _to_fields(values: dict[str, list], known: type[BaseModel] = SegmentFields) 
     repeated = next((name for name, given in values.items() if name != "question" and len(given) > 1), None)
     if repeated in SegmentFields.model_fields:
         raise ApiError(422, f"{repeated}_invalid", f"{repeated} is given more than once.", repeated)
-    single = {name: given[0] if len(given) == 1 else given for name, given in values.items() if given != [""]}
+    single = {name: given[0] if len(given) == 1 else given for name, given in values.items()}
     try:
         return SegmentFields.model_validate(single)
     except ValidationError as error:

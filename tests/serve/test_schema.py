@@ -35,7 +35,7 @@ ASKING = [each for each in OPERATIONS if each.method == "post" and not each.path
 def fits_as_text(case) -> bool:
     """Whether it may be right after all: a form makes text of every value, so that none is of a wrong type."""
     mutations = getattr(case.meta.phase.data, "mutations", ()) if case.meta else ()
-    return case.media_type == "multipart/form-data" and all("type" in each.keywords for each in mutations)
+    return case.media_type == "multipart/form-data" and all({"type", "anyOf"} & set(each.keywords) for each in mutations)
 
 
 def send(operation, mode: GenerationMode, number: int, seed_by_name: bool = True) -> dict[int, int]:
