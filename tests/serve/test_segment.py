@@ -97,3 +97,8 @@ def test_a_failure_before_the_first_part_has_its_status_and_one_after_it_is_an_e
     problem = Problem.model_validate(data)
     assert kind == "error" and problem.status == 500 and problem.request_id == response.headers["x-request-id"]
     assert "RuntimeError" in caplog.text and "zanzibar" not in caplog.text + response.text
+
+
+@pytest.mark.parametrize("build", [as_form, as_photo])
+def test_an_empty_field_is_not_one_left_out(build):
+    assert_problem(ask(**build(PNG, format="")), 422, "format_invalid")
