@@ -104,15 +104,17 @@ class BatchStream(Generic[T]):
             first, count = first + count, self._windows_ahead(2 * count or FIRST_WINDOWS)
             return self._plan(first, count)
 
-        ahead: deque[Future[deque[ray.ObjectRef]]] = deque()
         # Row groups are read in order, by one thread; to begin a portion takes a while in which the cores can work for the one before it.
         with ThreadPoolExecutor(1, "read-ahead") as reader, ThreadPoolExecutor(PORTIONS_AHEAD, "collate-ahead") as collators:
+
+            def begin() -> Future[deque[ray.ObjectRef]]:
+                planned = reader.submit(plan_next)
+                return collators.submit(lambda: self._collate(planned.result()))
+
+            ahead = deque(begin() for _ in range(PORTIONS_AHEAD))
             while True:
-                while len(ahead) < PORTIONS_AHEAD:
-                    planned = reader.submit(plan_next)
-                    ahead.append(collators.submit(lambda planned: self._collate(planned.result()), planned))
-                    del planned
                 chunks = ahead.popleft().result()
+                ahead.append(begin())
                 while chunks:
                     of_lanes = [from_table(ray.get(chunks.popleft())) for _ in self.lanes]
                     for of_step in zip(*of_lanes, strict=True):
