@@ -1,11 +1,10 @@
-"""How many requests come in at a time: those that the models hold and queue. Any other is told so at once, before its body is read."""
+"""How many requests come in at a time: those that the models can hold. Any other is told so at once, before its body is read."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.config import AppConfig
 from serve.problems import ApiError, problem_response
 
-NUM_SPARE = 16  # for those whose body is on its way, or that ask nothing of a model
 RETRY_LATER = {"retry-after": "3"}
 
 
@@ -17,14 +16,13 @@ def overloaded() -> ApiError:
 class Admission:
     """Lets `max_requests` requests with a body in at a time.
 
-    Left to Ray Serve, requests above its own limit would wait in its proxy, which looks for a place for each of them again and again; and
-    each would be received and its photo decoded before a model's queue says no.
+    What waits does so in an engine. Requests above Ray Serve's own limits would wait in its proxy, or with their photo decoded in its
+    router; both look for a place for each of them again and again, and the engine does not know its load.
     """
 
     def __init__(self, app: ASGIApp, config: AppConfig):
         self._app, self._num_running = app, 0
-        self.max_requests = NUM_SPARE + sum(each.max_ongoing_requests * each.autoscaling.max_replicas + each.max_queued_requests
-                                            for each in config.models)
+        self.max_requests = sum(each.max_ongoing_requests * each.autoscaling.max_replicas for each in config.models)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":

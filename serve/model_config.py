@@ -33,7 +33,8 @@ class ModelConfig(InferenceConfig):
                              "version; the last part of its path when left out")
     max_ongoing_requests: PositiveInt = Field(default=32, description="requests that one model replica holds: those that its engine "
                                               "answers and those that wait for a slot")
-    max_queued_requests: PositiveInt = Field(default=128, description="requests waiting for a replica; above that the answer is 503")
+    max_queued_requests: PositiveInt = Field(default=128, description="requests waiting for a replica that starts; above that the answer "
+                                             "is 503")
     autoscaling: AutoscalingConfig = AutoscalingConfig()
     num_cpus: float = Field(default=1, ge=0, description="logical CPUs of a model replica")
     num_gpus: float = Field(default=0, ge=0, description="GPUs of a model replica")

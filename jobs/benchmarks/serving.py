@@ -114,7 +114,7 @@ def run(config: Config) -> BenchmarkResult:
         config = config.model_copy(update={"num_requests": 16, "num_standard_requests": 8, "repeats": 1, "load": (0.5, 1.1),
                                            "duration_s": 3.0})
     app = AppConfig.model_validate({"model": config.model, "engine": config.engine.model_dump(), "torch_threads": 1, "num_cpus": 0.5,
-                                    "max_ongoing_requests": 2 * BATCH_SIZE, "max_queued_requests": 2 * BATCH_SIZE})
+                                    "max_ongoing_requests": 4 * BATCH_SIZE})
     asks = _asks(config.max_new_tokens, PHOTO_PX)
     with start_contenders(app) as contenders:
         tiny = _compare(contenders, asks, config, config.num_requests)

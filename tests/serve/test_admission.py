@@ -11,7 +11,7 @@ from serve.ingress import build_api
 from tests.serve.doubles import RuleModel
 from tests.serve.test_ingress import as_photo, assert_problem, photo_bytes
 
-CONFIG = AppConfig(model="models/test", engine={"num_slots": 1}, max_ongoing_requests=1, max_queued_requests=1)
+CONFIG = AppConfig(model="models/test", engine={"num_slots": 1}, max_ongoing_requests=3)
 
 
 def test_one_more_than_the_places_is_refused_before_its_body_comes():

@@ -38,7 +38,7 @@ DEPLOYMENTS = [
     (SERVE, "num_gpus: 1", "num_gpu: 1", "num_gpu: unknown key; did you mean 'num_gpus'?"),
     (SERVE, "num_gpus: 1", "num_gpus: 0", "device is cuda but num_gpus is 0: Ray hides the GPUs from such a replica; set num_gpus"),
     (SERVE, "num_slots: 24", "num_slot: 24", "engine.num_slot: unknown key; did you mean 'num_slots'?"),
-    (SERVE, "max_ongoing_requests: 48", "max_ongoing_requests: 5", "max_ongoing_requests (5) is below engine.num_slots (24)"),
+    (SERVE, "max_ongoing_requests: 96", "max_ongoing_requests: 5", "max_ongoing_requests (5) is below engine.num_slots (24)"),
     (SERVE, "max_replicas: 8", "max_replicas: 0", "autoscaling.max_replicas: Input should be greater than 0, found 0"),
     (SERVE, "min_replicas: 1", "min_replicas: 9", "max_replicas (8) is below min_replicas (9)"),
     (SERVE, "host: 127.0.0.1", "host: 0.0.0.0", "host is 0.0.0.0, which others can reach, and there are no api_keys"),
