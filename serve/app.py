@@ -1,5 +1,6 @@
 """Ray Serve's entry point: `serve.app:build_app` makes the application out of an AppConfig's dict."""
 
+import os
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -11,6 +12,7 @@ from ray.serve.config import AutoscalingPolicy
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
+from pixellm.errors import ConfigError
 from pixellm.settings import build_config
 from serve.admission import RETRY_LATER, overloaded
 from serve.autoscaling import EngineLoadPolicy
@@ -28,7 +30,12 @@ ANY_NUMBER = 100_000  # of requests in an ingress replica, which itself says no 
 
 def build_app(args: dict[str, Any]) -> Application:
     """The application that `args` (an AppConfig's fields) describe. Raises ConfigError for a wrong one."""
-    return build_application(build_config(AppConfig, args, where="application arguments"), load_segmenter)
+    config = build_config(AppConfig, args, where="application arguments")
+    if config.tls_certificate and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
+        raise ConfigError(f"tls_certificate is {config.tls_certificate}, but this cluster serves through HAProxy (platform/serve.sh), to which "
+                          "Ray Serve gives no certificate: end TLS in a load balancer before it and leave tls_certificate and tls_key out, "
+                          "or start Ray without platform/serve.sh")
+    return build_application(config, load_segmenter)
 
 
 def build_application(config: AppConfig, segmenter_factory: SegmenterFactory) -> Application:

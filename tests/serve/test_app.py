@@ -27,6 +27,15 @@ def test_wrong_arguments_are_refused_before_anything_starts():
         build_app({"modle": "models/any"})
 
 
+def test_a_certificate_that_haproxy_would_not_use_is_refused(monkeypatch):
+    args = {"model": "models/any", "tls_certificate": "/tls/tls.crt", "tls_key": "/tls/tls.key"}
+    assert isinstance(build_app(args), Application)
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "1")
+    with pytest.raises(ConfigError, match=r"tls_certificate is /tls/tls\.crt, but this cluster serves through HAProxy"):
+        build_app(args)
+    assert isinstance(build_app({"model": "models/any"}), Application)
+
+
 def test_the_ingress_starts_without_torch_deepspeed_and_peft():
     code = "import sys; sys.modules['deepspeed'] = sys.modules['peft'] = None; import serve.app; assert 'torch' not in sys.modules"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
