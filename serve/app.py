@@ -32,9 +32,9 @@ def build_app(args: dict[str, Any]) -> Application:
     """The application that `args` (an AppConfig's fields) describe. Raises ConfigError for a wrong one."""
     config = build_config(AppConfig, args, where="application arguments")
     if config.tls_certificate and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
-        raise ConfigError(f"tls_certificate is {config.tls_certificate}, but this cluster serves through HAProxy (platform/serve.sh), to which "
-                          "Ray Serve gives no certificate: end TLS in a load balancer before it and leave tls_certificate and tls_key out, "
-                          "or start Ray without platform/serve.sh")
+        raise ConfigError(f"tls_certificate is {config.tls_certificate}, but this cluster serves through HAProxy (platform/serve.sh), to "
+                          "which Ray Serve gives no certificate: end TLS in a load balancer before it and leave tls_certificate and "
+                          "tls_key out, or start Ray without platform/serve.sh")
     return build_application(config, load_segmenter)
 
 
