@@ -121,7 +121,7 @@ def run(config: Config) -> BenchmarkResult:
         tiny_curve = _load(contenders["deployed"], asks, tiny, config.load, config.duration_s)
     with tempfile.TemporaryDirectory(prefix="pixellm-standard-") as folder:
         write_standard_model(folder)
-        app = app.model_copy(update={"model": folder, "engine": EngineConfig(num_slots=BATCH_SIZE)})
+        app = app.model_copy(update={"model": folder, "engine": EngineConfig(num_slots=BATCH_SIZE), "max_ongoing_requests": 2 * BATCH_SIZE})
         with start_contenders(app, only=("engine", "deployed")) as contenders:
             asks = _asks(config.max_new_tokens, STANDARD_PX)
             standard = _compare(contenders, asks, config, config.num_standard_requests)
