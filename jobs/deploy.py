@@ -27,19 +27,17 @@ def build_application_entry(config: AppConfig, runtime_env: dict[str, Any]) -> d
 
 def http_options(config: AppConfig) -> dict[str, Any]:
     """Where and how Serve listens."""
-    options = {"host": config.host, "port": config.port, "ssl_certfile": config.tls_certificate, "ssl_keyfile": config.tls_key}
-    return {name: value for name, value in options.items() if value is not None}
+    return {"host": config.host, "port": config.port, "ssl_certfile": config.tls_certificate, "ssl_keyfile": config.tls_key}
 
 
 def deploy(client: ServeSubmissionClient, config: AppConfig, runtime_env: dict[str, Any]) -> None:
     """Hand the application over. Raises ConfigError when Serve already listens elsewhere, or refuses it."""
     details = client.get_serve_details()
     wanted = http_options(config)
-    current = details.get("http_options") or wanted
-    if any(current.get(name) != wanted.get(name) for name in ("host", "port", "ssl_certfile", "ssl_keyfile")):
+    current = {key: (details.get("http_options") or wanted).get(key) for key in wanted}
+    if current != wanted:
         raise ConfigError(f"Serve already listens on {current['host']}:{current['port']} on this cluster; use host={current['host']} "
-                          f"port={current['port']} tls_certificate={current.get('ssl_certfile') or 'null'}, or stop it with "
-                          "`serve shutdown`")
+                          f"port={current['port']} tls_certificate={current['ssl_certfile'] or 'null'}, or stop it with `serve shutdown`")
     deployed = {name: app.get("deployed_app_config") for name, app in details["applications"].items()}
     others = [entry for name, entry in deployed.items() if entry and name != config.app_name]
     request = {"proxy_location": "HeadOnly" if config.is_loopback else "EveryNode",

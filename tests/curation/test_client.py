@@ -53,8 +53,9 @@ def test_of_5000_requests_none_is_lost_and_none_paid_twice(tmp_path: Path) -> No
         answers, costs = asyncio.run(ask_many(endpoint_config(endpoint.url), str(tmp_path), NUM_REQUESTS))
     assert set(FAULTS) <= set(endpoint.befell) and sum(endpoint.befell.values()) > NUM_REQUESTS + 200, "everything has happened"
     assert len(endpoint.delivered) == costs.num_paid == NUM_REQUESTS and set(endpoint.delivered.values()) == {1}
-    num_unseen = costs.num_paid + costs.num_refused + costs.num_unsure - sum(endpoint.attempts.values())
-    assert 0 <= num_unseen <= CONCURRENCY, "on a machine that stands still, what is on its way breaks off before the endpoint has read it"
+    assert costs.num_refused == sum(endpoint.befell[fault] for fault in ("too_many", "too_many_until", "broken"))
+    num_unread = costs.num_unsure - sum(endpoint.befell[fault] for fault in ("dropped", "cut", "garbled", "slow"))
+    assert 0 <= num_unread <= 8, "one that breaks off before the endpoint has read it is unsure too (once one, on a slow machine)"
     assert len({answer.request for answer in answers}) == NUM_REQUESTS == len(list(tmp_path.rglob("*.json")))
     assert endpoint.most_open <= CONCURRENCY
     assert (costs.input_tokens, costs.output_tokens) == tuple(sum(getattr(each, f"{way}_tokens") for each in answers)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.deploy import build_application_entry, deploy, wait_until_running
+from jobs.deploy import build_application_entry, deploy, http_options, wait_until_running
 from pixellm.errors import ConfigError, PixelLMError
 from serve.config import AppConfig
 
@@ -32,7 +32,7 @@ def details(status="RUNNING", message="", running=1, **more):
 def test_the_request_has_the_address_and_the_validated_arguments():
     client = StandInClient({"applications": {}})
     deploy(client, CONFIG, {"working_dir": "gcs://package.zip", "env_vars": {"A": "1"}, "_ray_commit": "x"})
-    assert client.deployed["http_options"] == {"host": "127.0.0.1", "port": 8123}
+    assert client.deployed["http_options"] == {"host": "127.0.0.1", "port": 8123, "ssl_certfile": None, "ssl_keyfile": None}
     assert client.deployed["proxy_location"] == "HeadOnly"
     [entry] = client.deployed["applications"]
     assert entry["import_path"] == "serve.app:build_app" and AppConfig.model_validate(entry["args"]) == CONFIG
@@ -57,7 +57,7 @@ def test_the_request_is_what_serves_schema_accepts():
 
     entry = build_application_entry(CONFIG, {})
     assert set(entry) <= set(ServeDeploySchema.model_fields["applications"].annotation.__args__[0].model_fields)
-    ServeDeploySchema.model_validate({"http_options": {"host": "127.0.0.1", "port": 8123}, "applications": [entry]})
+    ServeDeploySchema.model_validate({"http_options": http_options(CONFIG), "applications": [entry]})
 
 
 def test_each_deployment_differs_so_that_new_weights_are_loaded():

@@ -11,7 +11,7 @@ from ray._private.internal_api import node_stats
 from pixellm.data.mixture import BATCHES_PER_WINDOW
 from pixellm.data.shards import ShardOptions, write_shards
 from pixellm.data.spans import read_mixture, read_rows, read_span
-from pixellm.data.stream import BatchStream, build_window
+from pixellm.data.stream import PORTIONS_AHEAD, BatchStream, build_window
 from tests.data.rows import make_photo, make_row
 
 pytestmark = pytest.mark.ray
@@ -64,6 +64,19 @@ def test_micro_batches_are_those_of_the_mixture_from_any_position(local_ray, mix
     later = iter(BatchStream(mixture, lanes, type(start)(start.num_lanes, ROWS_PER_BATCH, start.mixture, 7), KeepKeys()))
     assert [next(later)[0] for _ in range(10)] == wanted[14:24]
     later.close()
+
+
+def test_two_portions_are_made_while_one_is_consumed(local_ray, mixture):
+    stream, planned = BatchStream(mixture, [0], mixture.start(ROWS_PER_BATCH), KeepKeys()), []
+    plan = stream._plan
+    stream._plan = lambda first, count: planned.append(first) or plan(first, count)
+    batches = iter(stream)
+    next(batches)
+    deadline = time.monotonic() + 60
+    while len(planned) < 1 + PORTIONS_AHEAD:
+        assert time.monotonic() < deadline, planned
+        time.sleep(0.05)
+    batches.close()
 
 
 def stored_bytes():
