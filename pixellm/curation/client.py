@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-import httpx
+import aiohttp
 from pydantic import ValidationError
 
 from pixellm.curation.budget import BudgetCall, Grant
@@ -53,13 +55,16 @@ class ChatClient:
         self._pending: dict[str, asyncio.Task[Completion]] = {}
         self._fatal: PixelLMError | None = None  # after it nothing is asked any more
         headers = {"authorization": f"Bearer {self._api_key}"} if self._api_key else {}
-        self._http = httpx.AsyncClient(headers=headers, timeout=None, limits=httpx.Limits(max_connections=None))
+        url = urlsplit(endpoint.url)
+        proxy = None if proxy_bypass(url.netloc) else getproxies().get(url.scheme)  # `trust_env` would also take a login from ~/.netrc
+        self._http = aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0), proxy=proxy,
+                                           timeout=aiohttp.ClientTimeout(endpoint.request_timeout_s))
 
     async def __aenter__(self) -> "ChatClient":
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self._http.aclose()
+        await self._http.close()
 
     async def complete(self, request: ChatRequest) -> Completion:
         """The answer, from the cache or paid; the same request twice at a time is one.
@@ -123,30 +128,31 @@ class ChatClient:
 
     async def _send(self, request: ChatRequest, body: Mapping, key: str) -> Completion | _Failure:
         """One attempt."""
+        url = f"{self._endpoint.url.rstrip('/')}/chat/completions"
         try:
-            async with asyncio.timeout(self._endpoint.request_timeout_s):
-                response = await self._http.post(f"{self._endpoint.url.rstrip('/')}/chat/completions", json=body,
-                                                 headers={"idempotency-key": key})
+            async with self._http.post(url, json=body, headers={"idempotency-key": key}, allow_redirects=False) as response:
+                content = await response.read()
         except TimeoutError:
             return _Failure(self._error(0, "endpoint_failed", f"no answer within {self._endpoint.request_timeout_s:g} s"), is_unsure=True)
-        except httpx.ConnectError as error:
+        except aiohttp.ClientConnectorError as error:
             return _Failure(self._error(0, "endpoint_failed", f"cannot be reached: {error}"))
-        except httpx.HTTPError as error:
+        except aiohttp.ClientError as error:
             return _Failure(self._error(0, "endpoint_failed", f"broke off: {error or type(error).__name__}"), is_unsure=True)
-        status = response.status_code
+        status = response.status
         if status == 200:
             try:
-                return read_completion(response.content, request, self._endpoint)
+                return read_completion(content, request, self._endpoint)
             except ValueError:
                 what = "answered what is no chat completion"
-                return _Failure(self._error(status, "endpoint_failed", what, response.text), is_unsure=True)
+                return _Failure(self._error(status, "endpoint_failed", what, content), is_unsure=True)
         is_passing = status in PASSING_STATUSES or status >= 500
         code = "endpoint_failed" if is_passing else "endpoint_refused" if status in FATAL_STATUSES else "request_refused"
-        refusal = self._error(status, code, f"answered {status}", response.text)
+        refusal = self._error(status, code, f"answered {status}", content)
         return _Failure(refusal, is_passing=is_passing, pause_s=retry_after_s(response.headers.get("retry-after", "")))
 
-    def _error(self, status: int, code: str, detail: str, answer: str = "") -> ServerError:
+    def _error(self, status: int, code: str, detail: str, content: bytes = b"") -> ServerError:
         """Endpoints quote what they were sent, also the key: it is taken out."""
+        answer = content.decode(errors="replace")
         if self._api_key:
             answer = answer.replace(self._api_key, "***")
         return ServerError(status, code, f"{self._endpoint.model} at {self._endpoint.url} {detail}"

@@ -15,7 +15,7 @@ CONCURRENCY = 64
 def endpoint_config(url: str, **changes) -> EndpointConfig:
     """Of the test endpoint."""
     return EndpointConfig(url=url, model="test", api_key_env=KEY_VARIABLE, **{
-        "max_concurrency": CONCURRENCY, "request_timeout_s": 5, "price_per_million_input": 1, "price_per_million_output": 2, **changes})
+        "max_concurrency": CONCURRENCY, "request_timeout_s": 10, "price_per_million_input": 1, "price_per_million_output": 2, **changes})
 
 
 async def ask_many(config: EndpointConfig, cache: str, count: int) -> tuple[list[Completion], StageCosts]:

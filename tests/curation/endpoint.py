@@ -35,7 +35,7 @@ class Endpoint:
     A request is known by the hash of what was sent; `keys` has what the client calls it.
     """
 
-    def __init__(self, seed: int = 0, faults: dict[str, float] | None = None, slips: dict[str, float] | None = None, slow_s: float = 6.0):
+    def __init__(self, seed: int = 0, faults: dict[str, float] | None = None, slips: dict[str, float] | None = None, slow_s: float = 12.0):
         self.seed, self.slow_s = seed, slow_s
         self.faults = FAULTS if faults is None else faults
         self.slips = SLIPS if slips is None else slips
@@ -151,7 +151,7 @@ def serving(endpoint: Endpoint, port: int = 0) -> Iterator[Endpoint]:
     loop = asyncio.new_event_loop()
     app = web.Application(client_max_size=64 << 20)
     app.router.add_post("/v1/chat/completions", endpoint.handle)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
 

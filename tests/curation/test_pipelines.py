@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 from collections import Counter
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import msgspec
@@ -57,8 +58,9 @@ def curate_all(endpoint: Endpoint, pipeline: str, cache: Path, rows: list[Row], 
 
     async def run() -> list[Curation]:
         call, endpoints = in_process(Budget(config.endpoints())), config.endpoints()
-        clients = {name: ChatClient(each, name, call, str(cache)) for name, each in endpoints.items()}
-        return await asyncio.gather(*(PhotoCurator(config, clients).curate(row) for row in rows))
+        async with AsyncExitStack() as stack:
+            clients = {name: await stack.enter_async_context(ChatClient(each, name, call, str(cache))) for name, each in endpoints.items()}
+            return await asyncio.gather(*(PhotoCurator(config, clients).curate(row) for row in rows))
 
     return asyncio.run(run())
 
