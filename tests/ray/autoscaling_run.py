@@ -26,7 +26,8 @@ from tests.ray.namespace import bring_loopback_up
 from tests.ray.serve_kills import encode_scene
 
 PORT, MAX_NODES = 8000, 5
-CLIENTS, STEP_S = (1, 8, 1, 8, 1), 90.0
+CLIENTS_AND_REPLICAS = ((1, 1), (8, 4), (1, 1), (8, 4), (1, 1))  # how many ask, and how many replicas they need
+STEP_S = 90.0  # at least; a step lasts until there are as many replicas as it needs, which on a busy machine import for a minute and more
 IDLE_S = 20  # until a node without work goes
 # A replica and a data task take a node's CPU each; the head takes none. Delays are short so that the run is.
 WORKER = {"resources": {"CPU": 1, "object_store_memory": 100_000_000}, "node_config": {}, "min_workers": 0, "max_workers": MAX_NODES}
@@ -73,12 +74,12 @@ class Watch:
             self.seen.append({"at_s": self.now_s(), "clients": self.num_clients, "replicas": replicas, "nodes": nodes,
                               "answers": self.num_answers})
 
-    def wait_for_nodes(self, is_enough, timeout_s: float = 300) -> None:
-        """Until the number of nodes is as wanted."""
+    def wait_for(self, what: str, number: int, timeout_s: float = 300) -> None:
+        """Until there are so many nodes or replicas."""
         deadline = time.monotonic() + timeout_s
-        while not (self.seen and is_enough(self.seen[-1]["nodes"])):
+        while not (self.seen and self.seen[-1][what] == number):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the nodes stay at {self.seen[-1:]}")
+                raise TimeoutError(f"{number} {what} were to be: {self.seen[-1:]}")
             time.sleep(0.2)
 
     def stop(self) -> list[dict[str, float]]:
@@ -98,14 +99,17 @@ def ask_until(is_over: threading.Event, watch: Watch, photo: bytes) -> None:
             watch.num_answers += 1
 
 
-def step(watch: Watch, num_clients: int) -> None:
-    """So many clients for STEP_S."""
+def step(watch: Watch, num_clients: int, num_replicas: int) -> None:
+    """So many clients, until there are so many replicas."""
     watch.num_clients, is_over = num_clients, threading.Event()
     threads = [threading.Thread(target=ask_until, args=(is_over, watch, encode_scene(index))) for index in range(num_clients)]
     for thread in threads:
         thread.start()
-    time.sleep(STEP_S)
-    is_over.set()
+    try:
+        time.sleep(STEP_S)
+        watch.wait_for("replicas", num_replicas)
+    finally:
+        is_over.set()
     for thread in threads:
         thread.join()
 
@@ -123,18 +127,18 @@ def run(folder: Path) -> dict[str, Any]:
                     f"output={folder}/shapes"], cwd=ROOT, check=True, stdout=sys.stderr,
                    env=os.environ | {"RAY_ADDRESS": context.address_info["gcs_address"]})
     phases["data job ended"] = watch.now_s()
-    watch.wait_for_nodes(lambda nodes: nodes == 0)
+    watch.wait_for("nodes", 0)
     config = AppConfig(**APP)
     phases["deployed"] = watch.now_s()
     ray_serve.run(build_app(config.model_dump(mode="json")), name=config.app_name)
     steps = []
-    for num_clients in CLIENTS:
-        steps.append({"at_s": watch.now_s(), "clients": num_clients})
-        step(watch, num_clients)
+    for num_clients, num_replicas in CLIENTS_AND_REPLICAS:
+        steps.append({"at_s": watch.now_s(), "clients": num_clients, "replicas": num_replicas})
+        step(watch, num_clients, num_replicas)
     watch.num_clients = 0
     phases["application deleted"] = watch.now_s()
     ray_serve.delete(config.app_name)
-    watch.wait_for_nodes(lambda nodes: nodes == 0)
+    watch.wait_for("nodes", 0)
     return {"phases": phases, "steps": steps, "statuses": sorted(watch.statuses), "seen": watch.stop()}
 
 
