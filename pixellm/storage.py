@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 import pyarrow.fs as pafs
 
 from pixellm.errors import StorageError, StorageUnavailableError
+from pixellm.local_files import FileInfo, is_clutter, is_utf8, to_printable, walk_files
 
 NUM_COPY_THREADS = 8
 COPY_CHUNK_BYTES = 4 << 20
@@ -107,14 +109,63 @@ def exists(uri: str | Path) -> bool:
         return filesystem.get_file_info(path).type != pafs.FileType.NotFound
 
 
+@dataclass(frozen=True)
+class Listing:
+    """The files below the folder `uri`: `sizes` are their bytes by their path below it, sorted.
+
+    `not_utf8` are the paths of files that are left out because rows and reports cannot hold their names; odd bytes stand as `\\xNN`.
+    """
+
+    uri: str
+    sizes: dict[str, int]
+    not_utf8: list[str]
+
+    def uri_of(self, path: str) -> str:
+        """URI of a file of `sizes`."""
+        return f"{self.uri.rstrip('/')}/{path}"
+
+
+def list_folder(uri: str | Path, leave_out: str | Path | None = None) -> Listing:
+    """All files below the folder `uri` but clutter (`local_files.is_clutter`) and what lies below the folder `leave_out`.
+
+    A folder that does not exist has no files. Raises StorageError for one that cannot be listed.
+    """
+    _, root = open_filesystem(uri)
+    omitted = None if leave_out is None else path_below(uri, leave_out)
+    sizes: dict[str, int] = {}
+    not_utf8: list[str] = []
+    for info in _file_infos(uri):
+        path = info.path.removeprefix(root).lstrip("/")
+        if is_clutter(path) or (omitted and path.startswith(f"{omitted}/")):
+            continue
+        if is_utf8(path):
+            sizes[path] = info.size
+        else:
+            not_utf8.append(to_printable(path))
+    return Listing(_to_uri(uri, root), sizes, not_utf8)
+
+
+def path_below(uri: str | Path, folder: str | Path) -> str | None:
+    """Path of `folder` below the folder `uri`: "" where both are one, None where it is elsewhere. Local links are resolved."""
+    (filesystem, root), (other_filesystem, path) = open_filesystem(uri), open_filesystem(folder)
+    if filesystem != other_filesystem:
+        return None
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        root, path = os.path.realpath(root), os.path.realpath(path)
+    root = root.rstrip("/") + "/"
+    return f"{path}/".removeprefix(root).rstrip("/") if f"{path}/".startswith(root) else None
+
+
 def list_files(uri: str | Path, suffix: str = "") -> list[str]:
-    """URIs of all files below the folder `uri` whose name ends with `suffix`, sorted. A folder that does not exist has no files."""
-    return [_to_uri(uri, info.path) for info in _file_infos(uri) if info.path.endswith(suffix)]
+    """URIs of the files of `list_folder(uri)` whose name ends with `suffix`."""
+    found = list_folder(uri)
+    return [found.uri_of(path) for path in found.sizes if path.endswith(suffix)]
 
 
 def file_sizes(uri: str | Path) -> dict[str, int]:
-    """Bytes of all files below the folder `uri`, by URI, sorted."""
-    return {_to_uri(uri, info.path): info.size for info in _file_infos(uri)}
+    """Bytes of the files of `list_folder(uri)`, by URI."""
+    found = list_folder(uri)
+    return {found.uri_of(path): size for path, size in found.sizes.items()}
 
 
 def delete(uri: str | Path) -> None:
@@ -246,11 +297,16 @@ def _boto3_client() -> Any:
         retries={"mode": "standard", "total_max_attempts": NUM_S3_ATTEMPTS}))
 
 
-def _file_infos(uri: str | Path) -> list[pafs.FileInfo]:
+def _file_infos(uri: str | Path) -> list[FileInfo]:
+    """All files below `uri`, sorted by path. Local folders are walked by `walk_files`: pyarrow fails on a name that is not UTF-8."""
     filesystem, path = open_filesystem(uri)
     with _explained("list", uri):
-        found = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True, recursive=True))
-    return sorted((info for info in found if info.type == pafs.FileType.File), key=lambda info: info.path)
+        if isinstance(filesystem, pafs.LocalFileSystem):
+            found = list(walk_files(path)) if os.path.isdir(path) else []
+        else:
+            infos = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True, recursive=True))
+            found = [FileInfo(info.path, info.size, info.mtime_ns) for info in infos if info.type == pafs.FileType.File]
+    return sorted(found, key=lambda info: info.path)
 
 
 def _to_uri(like: str | Path, path: str) -> str:
@@ -288,6 +344,8 @@ def _explained(verb: str, uri: str | Path, on_s3: bool = False) -> Iterator[None
         raise
     except FileNotFoundError:
         raise StorageError(f"cannot {verb} {uri}: it does not exist; check the path") from None
+    except UnicodeEncodeError:
+        raise StorageError(f"cannot {verb} {to_printable(str(uri))}: the name is not UTF-8; rename the file") from None
     except OSError as error:
         on_s3 = str(uri).startswith("s3://") or on_s3
         endpoint = os.environ.get("AWS_ENDPOINT_URL", "the AWS default")

@@ -42,6 +42,53 @@ def test_list_is_sorted_recursive_and_filtered(tmp_path: Path) -> None:
     assert storage.list_files(tmp_path / "missing") == []
 
 
+CLUTTER = ("._a.jpg", "__MACOSX/a/._a.jpg", "__MACOSX/a.jpg", ".DS_Store", "a/Thumbs.db", "a/desktop.ini", "@eaDir/a.jpg/SYNO_M.jpg",
+           ".ipynb_checkpoints/a-checkpoint.jpg", ".thumbnails/a.jpg", "$RECYCLE.BIN/a.jpg", "a/.hidden/b/c.jpg", "THUMBS.DB")
+
+
+def test_clutter_is_in_no_listing(tmp_path: Path) -> None:
+    root = tmp_path / ".hidden_above"  # what lies above the folder that is listed does not matter
+    kept = ["a._b.jpg", "a.jpg", "a/b.jpg", "macosx/a.jpg", "thumbs.db.jpg", "name ends with a space .jpg "]
+    for name in (*CLUTTER, *kept):
+        storage.write_bytes(root / name, b"12")
+    found = storage.list_folder(root)
+    assert found.sizes == dict.fromkeys(sorted(kept), 2) and found.not_utf8 == []
+    assert storage.list_files(root) == [f"{root}/{name}" for name in found.sizes] == list(storage.file_sizes(root))
+
+
+def test_names_that_are_not_utf8_are_told_and_left_out(tmp_path: Path) -> None:
+    """pyarrow lists no folder that has one anywhere."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/b.jpg").touch()
+    for name in (b"caf\xe9.jpg", b"a/\xc4\xe3.png"):  # Latin-1, GBK
+        Path(os.fsdecode(bytes(tmp_path) + b"/" + name)).touch()
+    found = storage.list_folder(tmp_path)
+    assert list(found.sizes) == ["a/b.jpg"] and found.not_utf8 == ["a/\\xc4\\xe3.png", "caf\\xe9.jpg"]
+    with pytest.raises(StorageError, match=r"\\xc4\\xe3.png.*not UTF-8; rename"):
+        storage.upload_folder(tmp_path, str(tmp_path / "copy"))
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    storage.write_bytes(tmp_path / "photos/a/b.jpg", b"12")
+    storage.write_bytes(tmp_path / "elsewhere/c.jpg", b"123")
+    for link, target in (("a/up", ".."), ("a/here", "."), ("itself", "itself"), ("nothing.jpg", "none"), ("linked", "../elsewhere"),
+                         ("d.jpg", "a/b.jpg")):
+        (tmp_path / "photos" / link).symlink_to(target)
+    assert storage.list_folder(tmp_path / "photos").sizes == {"a/b.jpg": 2, "d.jpg": 2, "linked/c.jpg": 3}
+
+
+def test_a_folder_can_be_left_out_whatever_it_is_called(tmp_path: Path) -> None:
+    for name in ("photos/a.jpg", "photos/answers/b.jpg", "photos/answers2/c.jpg"):
+        storage.write_bytes(tmp_path / name, b"")
+    (tmp_path / "link").symlink_to("photos")
+    for folder in (tmp_path / "photos/answers", f"{tmp_path}/photos/../photos/answers/", tmp_path / "link/answers"):
+        assert list(storage.list_folder(tmp_path / "photos", leave_out=folder).sizes) == ["a.jpg", "answers2/c.jpg"]
+        assert storage.path_below(tmp_path / "photos", folder) == "answers"
+    assert len(storage.list_folder(tmp_path / "photos", leave_out=tmp_path).sizes) == 3
+    assert storage.path_below(tmp_path, tmp_path / "link/..") == "" and storage.path_below(tmp_path / "link", tmp_path) is None
+    assert storage.path_below(tmp_path, "s3://bucket/a") is None
+
+
 def test_delete_takes_files_folders_and_what_is_not_there(tmp_path: Path) -> None:
     storage.write_bytes(tmp_path / "a/b", b"")
     storage.delete(tmp_path / "a/b")
