@@ -1,12 +1,11 @@
 """The one place that turns a URI into a filesystem: a local path, or `s3://bucket/key` on any S3-compatible store.
 
-Secrets and endpoints come from the environment only: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, AWS_REGION.
-pyarrow ignores AWS_ENDPOINT_URL by itself, so nobody else should build an S3FileSystem.
+The store's settings are s3.py's. A name that comes from elsewhere, a listing or a manifest, never leads out of its folder.
 """
 
-import functools
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -15,19 +14,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
 from pixellm.errors import StorageError, StorageUnavailableError
 from pixellm.local_files import FileInfo, is_clutter, is_utf8, to_printable, walk_files
+from pixellm.s3 import arrow_filesystem, read_s3_settings
+from pixellm.s3 import boto3_client as _boto3_client
 
 NUM_COPY_THREADS = 8
 COPY_CHUNK_BYTES = 4 << 20
 UPLOAD_PART_BYTES = 16 << 20
-NUM_S3_ATTEMPTS = 5
-CONNECT_TIMEOUT_S = 10.0
-REQUEST_TIMEOUT_S = 60.0
+_S3_SCHEME = re.compile(r"s3[an]?:/*", re.IGNORECASE)
 
 T = TypeVar("T")
 
@@ -35,16 +33,12 @@ T = TypeVar("T")
 def open_filesystem(uri: str | Path) -> tuple[pafs.FileSystem, str]:
     """The filesystem of `uri` and the path inside it (`bucket/key` for S3, an absolute path otherwise).
 
-    S3 requests that fail for a passing reason (throttling, 5xx, a broken connection) are tried up to `NUM_S3_ATTEMPTS` times.
-    Raises StorageError for a scheme that is not known and for an S3 URI without a bucket.
+    S3 requests that fail for a passing reason (throttling, 5xx, a broken connection) are tried again, as s3.py says.
+    Raises StorageError for a scheme that is not known, for an S3 URI that is not spelt s3://bucket/key, and for settings that do not hold.
     """
     text = str(uri)
-    if text.startswith("s3://"):
-        path = text.removeprefix("s3://").strip("/")
-        if not path:
-            raise StorageError(f"{text!r} names no bucket; write s3://bucket/key")
-        environment = (os.environ.get(name) for name in ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))
-        return _s3_filesystem(*environment), path
+    if _S3_SCHEME.match(text):
+        return arrow_filesystem(), _s3_path(text)
     if text.startswith("file://"):
         text = text.removeprefix("file://")
     elif "://" in text:
@@ -55,8 +49,11 @@ def open_filesystem(uri: str | Path) -> tuple[pafs.FileSystem, str]:
 
 
 def join_uri(uri: str | Path, *parts: str) -> str:
-    """`uri` with `parts` below it, one slash between them."""
-    return "/".join([str(uri).rstrip("/"), *(part.strip("/") for part in parts if part.strip("/"))])
+    """`uri` with `parts` below it, one slash between them. Raises StorageError for parts that lead out of it (`..`)."""
+    names = [part.strip("/") for part in parts if part.strip("/")]
+    for name in names:
+        _check_below(name, uri)
+    return "/".join([str(uri).rstrip("/"), *names])
 
 
 def absolute_uri(uri: str | Path) -> str:
@@ -198,12 +195,16 @@ def upload_folder(local_dir: str | Path, uri: str | Path, leave_out: str | None 
 def download_folder(uri: str | Path, local_dir: str | Path) -> None:
     """Copy every file below `uri` to the same place below `local_dir`, in parallel. Raises StorageError, also for an empty `uri`."""
     if not _copy_folder(uri, local_dir):
-        raise StorageError(f"{uri} has no files; check the path, and AWS_ENDPOINT_URL if it is on S3")
+        raise StorageError(f"{uri} has no files; check the path, and the endpoint if it is on S3")
 
 
 def download_files(uri: str | Path, names: Iterable[str], local_dir: str | Path) -> None:
-    """Copy the files of these names below the folder `uri` to the same places below `local_dir`, in parallel. Raises StorageError."""
+    """Copy the files of these names below the folder `uri` to the same places below `local_dir`, in parallel.
+    Raises StorageError, also for a name that leads out of them, before anything is copied."""
     filesystem, path = open_filesystem(uri)
+    names = list(names)
+    for name in names:
+        _check_below(name, uri)
     run_parallel(_copy_file, ((filesystem, f"{path}/{name}", pafs.LocalFileSystem(), str(Path(local_dir) / name)) for name in names))
 
 
@@ -222,8 +223,8 @@ def local_copy(uri: str | Path) -> Path:
     is_file = info.type == pafs.FileType.File
     infos = [info] if is_file else _file_infos(uri)
     if not infos:
-        raise StorageError(f"{uri} does not exist or is empty; check the path and AWS_ENDPOINT_URL")
-    listing = repr([os.environ.get("AWS_ENDPOINT_URL"), path, [(item.path, item.size, item.mtime_ns) for item in infos]])
+        raise StorageError(f"{uri} does not exist or is empty; check the path and the store's endpoint")
+    listing = repr([read_s3_settings().endpoint, path, [(item.path, item.size, item.mtime_ns) for item in infos]])
     folder = _cache_root() / hashlib.sha256(listing.encode()).hexdigest()[:32]
     if not folder.exists():
         partial = Path(tempfile.mkdtemp(dir=folder.parent))
@@ -287,18 +288,11 @@ def _upload_to_s3(folder: Path, uri: str, leave_out: str | None) -> None:
             raise OSError(str(error)) from error
 
 
-def _boto3_client() -> Any:
-    """It reads the endpoint and the keys from the environment itself, the region under another name."""
-    import boto3
-    from botocore.config import Config
-
-    return boto3.client("s3", region_name=os.environ.get("AWS_REGION", "us-east-1"), config=Config(
-        connect_timeout=CONNECT_TIMEOUT_S, read_timeout=REQUEST_TIMEOUT_S, max_pool_connections=NUM_COPY_THREADS,
-        retries={"mode": "standard", "total_max_attempts": NUM_S3_ATTEMPTS}))
-
-
 def _file_infos(uri: str | Path) -> list[FileInfo]:
-    """All files below `uri`, sorted by path. Local folders are walked by `walk_files`: pyarrow fails on a name that is not UTF-8."""
+    """All files below `uri`, sorted by path. Local folders are walked by `walk_files`: pyarrow fails on a name that is not UTF-8.
+
+    A store that lists a name which leads elsewhere is not believed: what it holds is copied by such names. Raises StorageError.
+    """
     filesystem, path = open_filesystem(uri)
     with _explained("list", uri):
         if isinstance(filesystem, pafs.LocalFileSystem):
@@ -306,25 +300,32 @@ def _file_infos(uri: str | Path) -> list[FileInfo]:
         else:
             infos = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True, recursive=True))
             found = [FileInfo(info.path, info.size, info.mtime_ns) for info in infos if info.type == pafs.FileType.File]
+            for info in found:
+                _check_below(info.path.removeprefix(f"{path}/") if info.path.startswith(f"{path}/") else f"/{info.path}", uri)
     return sorted(found, key=lambda info: info.path)
+
+
+def _check_below(name: str, uri: str | Path) -> None:
+    if {"", ".."} & set(name.split("/")):
+        raise StorageError(f"{name!r} cannot be the name of a file below {uri}: it has '..' or an empty part; rename it, or leave it out")
+
+
+def _s3_path(text: str) -> str:
+    """`bucket/key` of an S3 URI. Raises StorageError that says how it is spelt."""
+    path = _S3_SCHEME.sub("", text, count=1)
+    right = "/".join(part for part in path.split("/") if part not in ("", "."))
+    if not right:
+        raise StorageError(f"{text!r} names no bucket; write s3://bucket/key")
+    if ".." in path.split("/"):
+        raise StorageError(f"{text!r}: a store knows no '..'; write the key in full, s3://bucket/key")
+    if text.removesuffix("/") != f"s3://{right}":
+        raise StorageError(f"{text!r} is not spelt s3://bucket/key with one slash between parts; write s3://{right}, or rename the "
+                           "objects if their keys do have empty parts")
+    return right
 
 
 def _to_uri(like: str | Path, path: str) -> str:
     return f"s3://{path}" if str(like).startswith("s3://") else path
-
-
-@functools.lru_cache(maxsize=8)
-def _s3_filesystem(endpoint: str | None, region: str | None, access_key: str | None, secret_key: str | None) -> pafs.S3FileSystem:
-    options: dict = {"retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=NUM_S3_ATTEMPTS),
-                     "connect_timeout": CONNECT_TIMEOUT_S, "request_timeout": REQUEST_TIMEOUT_S}
-    if access_key and secret_key:
-        options |= {"access_key": access_key, "secret_key": secret_key, "session_token": os.environ.get("AWS_SESSION_TOKEN")}
-    if endpoint:
-        parts = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
-        options |= {"endpoint_override": parts.netloc + parts.path.rstrip("/"), "scheme": parts.scheme}
-    if region or endpoint:
-        options["region"] = region or "us-east-1"  # a store of our own takes any region; without one pyarrow asks AWS over the network
-    return pafs.S3FileSystem(**options)
 
 
 def _cache_root() -> Path:
@@ -348,6 +349,6 @@ def _explained(verb: str, uri: str | Path, on_s3: bool = False) -> Iterator[None
         raise StorageError(f"cannot {verb} {to_printable(str(uri))}: the name is not UTF-8; rename the file") from None
     except OSError as error:
         on_s3 = str(uri).startswith("s3://") or on_s3
-        endpoint = os.environ.get("AWS_ENDPOINT_URL", "the AWS default")
-        step = f"check that the store at {endpoint} runs and the AWS_* credentials" if on_s3 else "check the path and its permissions"
+        step = (f"check that the store at {read_s3_settings().endpoint or 'AWS'} runs and the credentials" if on_s3
+                else "check the path and its permissions")
         raise (StorageUnavailableError if on_s3 else StorageError)(f"cannot {verb} {uri}: {error}; {step}") from error

@@ -122,7 +122,10 @@ def test_local_copy_of_a_local_path_is_the_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("uri", "message"), [
-    ("gs://bucket/key", "scheme 'gs' is not supported"), ("s3://", "names no bucket"), ("", "empty URI"),
+    ("gs://bucket/key", "scheme 'gs' is not supported"), ("s3://", "names no bucket"), ("", "empty URI"), ("s3:", "names no bucket"),
+    ("s3://b//x", "write s3://b/x"), ("s3:///b/x", "write s3://b/x"), ("s3://b/x//", "write s3://b/x"), ("s3:/b/x", "write s3://b/x"),
+    ("S3://b/x", "write s3://b/x"), ("s3:b/x", "write s3://b/x"), ("s3a://b/x", "write s3://b/x"), ("s3://b/./x", "write s3://b/x"),
+    ("s3://b/../c/x", "write the key in full"),
 ])
 def test_uris_that_cannot_be_opened(uri: str, message: str) -> None:
     with pytest.raises(StorageError, match=message) as caught:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pixellm import storage
+from pixellm import s3, storage
 from pixellm.data.manifest import read_manifest
 from pixellm.data.shards import ShardOptions, verify_checksums, write_shards
 from pixellm.errors import ShardError, StorageError
@@ -71,3 +71,39 @@ def test_shards_on_s3_are_replaced_whole_and_verified(s3_store: S3Store) -> None
     storage.delete(second.shard_uris(uri)[0])
     with pytest.raises(ShardError, match="is missing"):
         read_manifest(uri)
+
+
+KEYS = "aws_access_key_id = {AWS_ACCESS_KEY_ID}\naws_secret_access_key = {AWS_SECRET_ACCESS_KEY}\nregion = eu-north-1\n"
+SETTINGS = {  # environment (None: unset) and profile `own`, whose {names} are the store's values
+    "the environment of S3 alone": ({"AWS_ENDPOINT_URL_S3": "{AWS_ENDPOINT_URL}", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, ""),
+    "a default region": ({"AWS_REGION": None, "AWS_DEFAULT_REGION": "eu-north-1"}, ""),
+    "the profile's endpoint": ({"AWS_PROFILE": "own", "AWS_ENDPOINT_URL": None, "AWS_ACCESS_KEY_ID": None,
+                                "AWS_SECRET_ACCESS_KEY": None, "AWS_REGION": None},
+                               "[profile own]\nendpoint_url = {AWS_ENDPOINT_URL}\n" + KEYS),
+    "the profile's services": ({"AWS_PROFILE": "own", "AWS_ENDPOINT_URL": None, "AWS_ACCESS_KEY_ID": None,
+                                "AWS_SECRET_ACCESS_KEY": None, "AWS_REGION": None},
+                               "[profile own]\nservices = mine\nendpoint_url = http://127.0.0.1:9\n" + KEYS
+                               + "[services mine]\ns3 =\n  endpoint_url = {AWS_ENDPOINT_URL}\n"),
+    "the environment before the profile": ({"AWS_PROFILE": "own"}, "[profile own]\nendpoint_url = http://127.0.0.1:9\n" + KEYS),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_both_clients_go_to_the_store_that_the_settings_name(s3_store, tmp_path, monkeypatch, name):
+    """What the one wrote the other reads; every wrong choice leads to a port where nothing listens."""
+    environment, profile = SETTINGS[name]
+    (tmp_path / "config").write_text(profile.format(**s3_store.environment))
+    for variable, value in {"AWS_CONFIG_FILE": str(tmp_path / "config"), **environment}.items():
+        if value is None:
+            monkeypatch.delenv(variable)
+        else:
+            monkeypatch.setenv(variable, value.format(**s3_store.environment))
+    (tmp_path / "up").mkdir()
+    (tmp_path / "up/a").write_text("by boto3")
+    uri = f"s3://pixellm-test/settings/{list(SETTINGS).index(name)}"
+    storage.upload_folder(tmp_path / "up", uri)
+    assert storage.read_bytes(f"{uri}/a") == b"by boto3"
+    filesystem, _ = storage.open_filesystem(uri)
+    client = s3.boto3_client()
+    assert client.meta.endpoint_url == s3.read_s3_settings().endpoint == s3_store.environment["AWS_ENDPOINT_URL"]
+    assert filesystem.region == client.meta.region_name == s3.read_s3_settings().region
