@@ -21,6 +21,14 @@ from serve.problems import ApiError
 HTTPS_PORT = 443
 _REDIRECTS = {301, 302, 303, 307, 308}
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all of IPv6 that is assigned to the public internet; Python takes the rest for global
+# Inside the ranges that Python takes for global, and yet of no public host.
+_RESERVED = tuple(map(ipaddress.ip_network, (
+    "168.63.129.16/32",  # Azure's host: metadata, DNS and the agents of the virtual machine
+    "192.0.0.0/24",  # of protocols, and the metadata of Oracle's virtual machines
+    "192.88.99.0/24",  # relays of 6to4, taken out of use (RFC 7526)
+    "3fff::/20",  # documentation (RFC 9637)
+)))
 _CHUNK_BYTES = 65_536
 
 
@@ -45,9 +53,9 @@ def is_public(address: str) -> bool:
             carried = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if carried is not None:
             return is_public(str(carried))
-        if int(ip) < 2**32 or ip.is_site_local:  # ::a.b.c.d, the old form of an IPv4 address; fec0::/10, which Python takes for global
+        if ip not in _GLOBAL_UNICAST:
             return False
-    return ip.is_global and not ip.is_multicast
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _RESERVED)
 
 
 def _fetch(url: str, config: FetchConfig, max_bytes: int, param: str) -> bytes:
