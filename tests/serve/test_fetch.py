@@ -29,7 +29,7 @@ PRIVATE = """127.0.0.1 127.1.2.3 0.0.0.0 10.0.0.1 172.16.0.1 192.168.1.1 169.254
 255.255.255.255 ::1 :: ::ffff:127.0.0.1 ::ffff:10.0.0.1 ::ffff:169.254.169.254 ::127.0.0.1 64:ff9b::7f00:1 64:ff9b::a00:1 2002:7f00:1::
 2002:a9fe:a9fe:: 2001:0:0:0:0:0:80ff:fffe fe80::1 fe80::1%eth0 fc00::1 fd00:ec2::254 ff02::1 2001:db8::1 ::ffff:0:0 fec0::1
 168.63.129.16 ::ffff:168.63.129.16 64:ff9b::a83f:8110 2002:a83f:8110:: 192.88.99.1 192.0.0.192 100.100.100.200 64:ff9b:1::1
-64:ff9b:1::7f00:1 64:ff9b:1:ffff:ffff:ffff:a9fe:a9fe 3fff::1 3fff:fff:ffff::1 5f00::1 ::ffff:0:7f00:1 100::1 4000::1 2001:10::1 fd20:ce::254""".split()  # noqa: SIM905
+64:ff9b:1::7f00:1 64:ff9b:1:ffff:ffff:ffff:a9fe:a9fe 3fff::1 3fff:fff:ffff::1 5f00::1 ::ffff:0:7f00:1 100::1 4000::1 2001:10::1""".split()  # noqa: SIM905
 PUBLIC = "93.184.215.14 1.1.1.1 2606:4700:4700::1111 ::ffff:1.1.1.1 64:ff9b::101:101 2002:101:101:: 168.63.129.17 3ffe::1".split()  # noqa: SIM905
 HOSTILE = [*(f"https://{f'[{each}]' if ':' in each else each}/a.png" for each in PRIVATE), *"""http://1.1.1.1/a.png ftp://1.1.1.1/a
 file:///etc/passwd gopher://127.0.0.1:70/ https://1.1.1.1:8443/a https://1.1.1.1:22/ https://user:secret@1.1.1.1/a https://1.1.1.1@127.0.0.1/
