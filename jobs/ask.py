@@ -17,6 +17,7 @@ from pixellm.inference.photos import load_photo
 from pixellm.masks import rle_to_mask
 from pixellm.settings import StrictModel, parse_command_line
 from pixellm.storage import read_bytes, write_bytes
+from pixellm.uris import Uri
 from serve.client import Client
 from serve.schemas import SegmentResponse
 
@@ -25,10 +26,10 @@ class AskConfig(StrictModel):
     """One question to one server."""
 
     url: str = Field(default="http://127.0.0.1:8000", description="address of the server")
-    image: str | None = Field(default=None, description="path or URI of a photo")
-    shards: str | None = Field(default=None, description="URI of a shard folder: a photo and a question from it")
+    image: Uri | None = Field(default=None, description="path or URI of a photo")
+    shards: Uri | None = Field(default=None, description="URI of a shard folder: a photo and a question from it")
     question: str | None = Field(default=None, description="required with image")
-    output: str = Field(default="demo-output/answer.png", description="path or URI of the picture")
+    output: Uri = Field(default="demo-output/answer.png", validate_default=True, description="path or URI of the picture")
     max_new_tokens: int | None = None
     timeout_s: float = Field(default=120, gt=0)
 

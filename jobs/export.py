@@ -14,14 +14,15 @@ from pixellm.errors import PixelLMError
 from pixellm.settings import StrictModel, parse_command_line
 from pixellm.train.export import check_push_target, export_checkpoint
 from pixellm.train.restore import resolve_checkpoint
+from pixellm.uris import Uri
 
 
 class ExportConfig(StrictModel):
     """What to export and where to."""
 
-    checkpoint: str = Field(description="URI of a run, or of one of its checkpoints")
+    checkpoint: Uri = Field(description="URI of a run, or of one of its checkpoints")
     which: Literal["latest", "best"] = Field("latest", description="checkpoint of a run; best: by gIoU of its validation")
-    output: str = Field(description="URI of the model directory; files of the same names are replaced")
+    output: Uri = Field(description="URI of the model directory; files of the same names are replaced")
     push: str | None = Field(None, description="a second place for the same files: s3://bucket/key, or a path that starts with / or .")
     adapters_only: bool = Field(False, description="write only what was trained, to be put onto its base again")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the written weights")

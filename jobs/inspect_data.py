@@ -8,13 +8,14 @@ from pixellm.data.survey import build_page, read_samples, survey
 from pixellm.errors import PixelLMError
 from pixellm.settings import StrictModel, parse_command_line
 from pixellm.storage import write_bytes
+from pixellm.uris import Uri
 
 
 class InspectConfig(StrictModel):
     """What to look at."""
 
-    uri: str = Field(description="shard folder")
-    output: str = Field("samples.html", description="the page; a local path or a URI")
+    uri: Uri = Field(description="shard folder")
+    output: Uri = Field("samples.html", validate_default=True, description="the page; a local path or a URI")
     samples: int = Field(12, ge=0, description="rows on the page")
     seed: int = Field(0, description="which rows")
 

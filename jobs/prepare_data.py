@@ -14,6 +14,7 @@ from pixellm.data.prepare import Prepared, prepare
 from pixellm.data.sources import SOURCES, describe_sources, source_class
 from pixellm.errors import PixelLMError
 from pixellm.settings import StrictModel, parse_command_line
+from pixellm.uris import Uri
 
 
 class SourceChoice(StrictModel):
@@ -34,7 +35,7 @@ def build_config_class(source: str) -> type[StrictModel]:
     """All keys of one line: those of the source, of the shards, and `output`. A `seed` is both the source's and the shuffle's."""
     fields: dict[str, Any] = {
         "source": (Literal[source], source),  # type: ignore[valid-type]
-        "output": (str | None, Field(None, description="URI of the folder of shards; needed unless dry_run")),
+        "output": (Uri | None, Field(None, description="URI of the folder of shards; needed unless dry_run")),
         "dry_run": (bool, Field(False, description="look at the dataset only")),
     }
     return create_model(f"Prepare{source.capitalize()}", __base__=(source_class(source), ShardOptions), **fields)

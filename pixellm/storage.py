@@ -57,8 +57,8 @@ def join_uri(uri: str | Path, *parts: str) -> str:
 
 
 def absolute_uri(uri: str | Path) -> str:
-    """`uri` as workers find it, whose working directory is another: a local path as it is here."""
-    return str(uri) if str(uri).startswith("s3://") else open_filesystem(uri)[1]
+    """`uri` for workers, whose working directory is another: a local path made absolute, an S3 URI checked. Raises StorageError."""
+    return f"s3://{_s3_path(str(uri))}" if _S3_SCHEME.match(str(uri)) else open_filesystem(uri)[1]
 
 
 def read_bytes(uri: str | Path) -> bytes:

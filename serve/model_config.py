@@ -4,6 +4,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from pixellm.inference.config import InferenceConfig
 from pixellm.settings import StrictModel
+from pixellm.uris import ModelUri
 
 
 class AutoscalingConfig(StrictModel):
@@ -27,8 +28,8 @@ class AutoscalingConfig(StrictModel):
 class ModelConfig(InferenceConfig):
     """A model, how its replicas run, and what they hold."""
 
-    model: str = Field(min_length=1, description="path or URI of an exported model directory; a LoRA adapter is served as the model that "
-                       "jobs.export merges it into. Another one here is an upgrade: it takes over when its canary was answered")
+    model: ModelUri = Field(min_length=1, description="path or URI of an exported model directory; a LoRA adapter is served as the model "
+                       "that jobs.export merges it into. Another one here is an upgrade: it takes over when its canary was answered")
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.:-]{1,64}$", description="what clients call the model, whatever its "
                              "version; the last part of its path when left out")
     max_ongoing_requests: PositiveInt = Field(default=32, description="requests that one model replica holds: those that its engine "

@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 LAYERS = {
     "pixellm": 0,
     "pixellm.errors": 0, "pixellm.masks": 0, "pixellm.settings": 0, "pixellm.storage": 0, "pixellm.drawing": 0, "pixellm.photos": 0,
-    "pixellm.contours": 0, "pixellm.local_files": 0, "pixellm.s3": 0,
+    "pixellm.contours": 0, "pixellm.local_files": 0, "pixellm.s3": 0, "pixellm.uris": 0,
     "pixellm.revision": 0, "pixellm.memory": 0,
     "pixellm.model": 1,
     "pixellm.data": 2, "pixellm.inference": 2, "pixellm.evaluation.metrics": 2, "pixellm.evaluation.overlaps": 2,

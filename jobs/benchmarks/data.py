@@ -28,6 +28,7 @@ from pixellm.data.prepare import prepare
 from pixellm.data.sources.coco import CocoSource
 from pixellm.drawing import color_of
 from pixellm.storage import delete, join_uri
+from pixellm.uris import Uri
 
 NUM_SETS = 3
 PHOTOS_PER_STEP, NUM_NODES = 1280, 8  # the paper's batch on 64 GPUs: micro-batch 2, accumulation 10
@@ -37,7 +38,7 @@ STEPS_S = (20, 5, 2, 1)
 class Config(BenchmarkConfig):
     """How much, and where."""
 
-    store: str = Field("s3://pixellm/benchmark-data", description="URI that takes the shards; removed afterwards")
+    store: Uri = Field("s3://pixellm/benchmark-data", description="URI that takes the shards; removed afterwards")
     num_photos: int = Field(1500, gt=NUM_SETS, description="distinct photos, in three sets")
     image_size: int = Field(448, gt=0)
     photos_per_batch: int = Field(8, gt=0)

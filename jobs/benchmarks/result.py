@@ -17,6 +17,7 @@ from pydantic import Field
 from jobs.benchmarks import SUITES
 from pixellm.revision import git_revision
 from pixellm.settings import StrictModel
+from pixellm.uris import Uri
 
 PACKAGES = ("torch", "transformers", "ray", "deepspeed", "numpy")
 GIB = 1 << 30
@@ -27,7 +28,7 @@ class BenchmarkConfig(StrictModel):
 
     suite: str = Field(description=f"one of {', '.join(SUITES)}; suite=NAME --help lists its keys")
     quick: bool = Field(False, description="finish in a minute, for a look; committed results come from full runs")
-    output: str | None = Field(None, description="folder that gets NAME.json and NAME.md; the committed ones are docs/benchmarks")
+    output: Uri | None = Field(None, description="folder that gets NAME.json and NAME.md; the committed ones are docs/benchmarks")
 
 
 @dataclass(frozen=True)

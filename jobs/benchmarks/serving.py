@@ -33,6 +33,7 @@ from jobs.benchmarks.timing import paired_ratio
 from pixellm.data.sources.shapes import draw_scene
 from pixellm.drawing import color_of
 from pixellm.inference.config import EngineConfig
+from pixellm.uris import ModelUri
 from serve.config import AppConfig
 
 QUESTIONS = ("which of these can roll?", "where is the largest thing?", "what is on the left?", "which are red or blue?")
@@ -43,7 +44,7 @@ OVERLOAD = 10.0  # times the capacity
 class Config(BenchmarkConfig):
     """`quick` takes one round of 16 questions and three rates for three seconds."""
 
-    model: str = Field("tiny", description="a model directory or its URI; tiny is the one that ships with the package")
+    model: ModelUri = Field("tiny", description="a model directory or its URI; tiny is the one that ships with the package")
     engine: EngineConfig = Field(EngineConfig(num_slots=BATCH_SIZE, photo_cache_mb=64),
                                  description=f"its photo cache has to hold fewer than {NUM_PHOTOS} photos, or they are not new to it")
     max_new_tokens: int = Field(48, gt=0)

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from pixellm.curation.proposals import MAX_SIMILARITY
 from pixellm.settings import StrictModel
+from pixellm.uris import Uri
 
 
 class EndpointConfig(StrictModel):
@@ -33,9 +34,9 @@ class EndpointConfig(StrictModel):
 class CurateConfig(StrictModel):
     """Questions about the photos of `shards`. Everything but `cache` is below `output`."""
 
-    shards: str = Field(description="shard folder with the annotated photos, such as jobs.prepare_data writes")
-    output: str = Field(description="URI of the folder for the questions: shards, muse_SPLIT.json, what was rejected, the quality page")
-    cache: str = Field(description="URI of the folder of answers that were paid; one for all runs, so that none pays again")
+    shards: Uri = Field(description="shard folder with the annotated photos, such as jobs.prepare_data writes")
+    output: Uri = Field(description="URI of the folder for the questions: shards, muse_SPLIT.json, what was rejected, the quality page")
+    cache: Uri = Field(description="URI of the folder of answers that were paid; one for all runs, so that none pays again")
     pipeline: Literal["v1", "v2"] = Field(description="v1: a caption, then questions from it; v2: questions from the photo in one go")
     split: Literal["train", "val", "test_less", "test_many"] = "train"
     vision: EndpointConfig = Field(description="sees the photos")

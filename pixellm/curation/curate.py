@@ -23,7 +23,7 @@ from pixellm.data.parts import Counts, ShardOptions
 from pixellm.data.progress import watch_progress
 from pixellm.data.shards import ShardNote, folder_name, publish, read_notes
 from pixellm.revision import git_revision
-from pixellm.storage import absolute_uri, join_uri, open_output, write_bytes
+from pixellm.storage import join_uri, open_output, write_bytes
 
 _OF_ENDPOINT = {"model", "temperature", "max_output_tokens"}
 DECIDING: Any = {"pipeline": True, "split": True, "questions_per_photo": True, "max_photos": True, "max_listed": True, "photo_side": True,
@@ -38,7 +38,6 @@ def curate(config: CurateConfig, say: Callable[[str], None]) -> Report:
     Raises ConfigError (no key), ShardError (no shards), SpendingCapError, ServerError `endpoint_refused` and StorageError, after all that
     was on its way has arrived; TooManyRejectedError at the end, when everything but the manifest is written.
     """
-    config = config.model_copy(update={name: absolute_uri(getattr(config, name)) for name in ("shards", "output", "cache")})
     for endpoint in config.endpoints().values():
         read_api_key(endpoint)
     manifest = read_manifest(config.shards)

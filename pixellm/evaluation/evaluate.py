@@ -31,6 +31,7 @@ from pixellm.evaluation.protocols import PROTOCOLS, Judgement, Protocol, terms
 from pixellm.inference.batch import AnySegmenter, Record, answer_rows, segmenter_builder
 from pixellm.inference.config import BatchConfig
 from pixellm.storage import open_filesystem
+from pixellm.uris import Uri
 
 READ_CPUS = 0.25
 NUM_READ_TASKS = 2
@@ -42,9 +43,9 @@ PhotoKey = tuple[str, str, str]  # source, split, image_id
 class EvaluateConfig(BatchConfig):
     """One evaluation of one model over one shard folder."""
 
-    shards: str = Field(description="URI of a shard folder, as jobs.prepare_data writes it")
-    output: str = Field(description="URI of the folder for report.json and report.html")
-    local_copy: str | None = Field(None, description="a second, local folder for the same files")
+    shards: Uri = Field(description="URI of a shard folder, as jobs.prepare_data writes it")
+    output: Uri = Field(description="URI of the folder for report.json and report.html")
+    local_copy: Uri | None = Field(None, description="a second, local folder for the same files")
     max_rows: int | None = Field(None, gt=0, description="photos to evaluate, the first of the shuffled shards")
     num_examples: int = Field(24, ge=0, description="cards on the page")
     examples: Literal["mixed", "random", "worst", "best"] = Field("mixed", description="mixed: a third of each")
@@ -54,7 +55,7 @@ class EvaluateConfig(BatchConfig):
     judge: Literal["none", "offline", "endpoint"] = Field("offline", description="of muse: who scores the words. offline compares words, "
                                                           "endpoint asks a language model")
     judge_endpoint: EndpointConfig | None = Field(None, description="of judge=endpoint: the model that is asked")
-    judge_cache: str | None = Field(None, description="of judge=endpoint: URI of the folder of answers that were paid")
+    judge_cache: Uri | None = Field(None, description="of judge=endpoint: URI of the folder of answers that were paid")
     attention_examples: int = Field(3, ge=0, description="cards with the attention of each codebook token; loads the model a second time")
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from pixellm.settings import StrictModel
+from pixellm.uris import ModelUri
 
 
 class EngineConfig(StrictModel):
@@ -29,7 +30,7 @@ class EngineConfig(StrictModel):
 class InferenceConfig(StrictModel):
     """A model that answers questions, wherever it runs: in batch jobs and in a deployment."""
 
-    model: str = Field("tiny", min_length=1, description="path or URI of a model directory, or tiny for the one that ships")
+    model: ModelUri = Field("tiny", min_length=1, description="path or URI of a model directory, or tiny for the one that ships")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     int8_weights: bool = Field(False, description="the language model's layers in 8 bits: half of bfloat16's memory, but slower")
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N")

@@ -18,6 +18,7 @@ from pixellm.inference.batch import AnySegmenter, Record, answer_rows, segmenter
 from pixellm.inference.config import BatchConfig
 from pixellm.inference.prediction_files import PredictionFormat, add_photo, write_lists, write_pictures
 from pixellm.storage import absolute_uri, list_files, open_filesystem
+from pixellm.uris import Uri
 
 WRITE_CPUS = 0.25
 
@@ -25,9 +26,9 @@ WRITE_CPUS = 0.25
 class PredictConfig(BatchConfig):
     """What to ask, about what, and where the answers go."""
 
-    photos: str = Field(description="URI of a folder; photos in folders below it count")
+    photos: Uri = Field(description="URI of a folder; photos in folders below it count")
     question: str = Field(pattern=r"\S")
-    output: str = Field(description="URI of the folder for the answers")
+    output: Uri = Field(description="URI of the folder for the answers")
     format: PredictionFormat = Field("coco", description="coco: one results.json; png: a file for each mask; overlay: one for each photo")
 
 

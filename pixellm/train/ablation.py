@@ -35,6 +35,7 @@ from pixellm.train.config import LearningRates, LossWeights, TrainConfig
 from pixellm.train.forward import forward_losses, weighted_loss
 from pixellm.train.parameters import select_parameters
 from pixellm.train.step import learning_rate_factor
+from pixellm.uris import ModelUri, Uri
 
 FEATURE_LAYERS = (-1, -4, -6)  # of the tower, deepest first; the first ones of a variant with fewer scales
 HELD_OUT_SEED = 3
@@ -58,8 +59,8 @@ class Variant(StrictModel):
 class AblateConfig(StrictModel):
     """All variants with all seeds, each for `steps` steps on one core."""
 
-    output: str = Field(description="URI of the folder for the trials' results and the table")
-    model: str = Field("tiny", description="the warm start: a model directory of the tiny architecture")
+    output: Uri = Field(description="URI of the folder for the trials' results and the table")
+    model: ModelUri = Field("tiny", description="the warm start: a model directory of the tiny architecture")
     variants: tuple[Variant, ...] = Field(min_length=2, description="the first one is what the others are compared with")
     num_seeds: int = Field(3, ge=2, description="trainings of each variant; a seed means the same order of scenes for all")
     steps: int = Field(gt=0)

@@ -1,6 +1,5 @@
 """What a training run is: one strict configuration, read from YAML and saved in each of its checkpoints."""
 
-import os
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -8,6 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pixellm.settings import StrictModel
 from pixellm.train.engine_settings import EngineSettings
 from pixellm.train.reporting import TelemetrySettings, ValidationSettings
+from pixellm.uris import ModelUri, Uri
 
 Part = Literal["vision_tower", "projector", "language_model", "codebook", "mask_head"]
 PARTS: tuple[Part, ...] = ("vision_tower", "projector", "language_model", "codebook", "mask_head")
@@ -18,7 +18,7 @@ RANDOM_TINY = "tiny-random"
 class DataEntry(StrictModel):
     """A folder of shards. `weight` is its share of the rows, relative to the others'; given to all or to none."""
 
-    uri: str
+    uri: Uri
     weight: float | None = Field(None, gt=0)
 
 
@@ -75,8 +75,8 @@ class TrainConfig(EngineSettings):
     """One run. The same `run` below the same `storage` continues where its last checkpoint is."""
 
     run: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run, its folder below `storage`")
-    storage: str = Field(description="URI that holds the folders of all runs")
-    model: str = Field("tiny", description="model directory or URI; `tiny` ships with the package, `tiny-random` starts from nothing")
+    storage: Uri = Field(description="URI that holds the folders of all runs")
+    model: ModelUri = Field("tiny", description="model directory or URI; `tiny` ships with the package, `tiny-random` starts from nothing")
     data: tuple[Annotated[DataEntry, BeforeValidator(_to_entry)], ...] = Field(
         min_length=1, description="shard folders: URIs, each row once an epoch, or {uri, weight}, mixed row by row in these shares")
     epoch_rows: int | None = Field(None, gt=0, description="rows of an epoch; by default the set largest for its weight is seen once")
@@ -136,11 +136,6 @@ class TrainConfig(EngineSettings):
         return self.loss_weights.bce > 0 or self.loss_weights.dice > 0
 
     @property
-    def storage_uri(self) -> str:
-        """`storage`, absolute: workers run in folders of their own."""
-        return self.storage if "://" in self.storage else os.path.abspath(os.path.expanduser(self.storage))
-
-    @property
     def run_uri(self) -> str:
         """Folder of this run."""
-        return f"{self.storage_uri.rstrip('/')}/{self.run}"
+        return f"{self.storage.rstrip('/')}/{self.run}"

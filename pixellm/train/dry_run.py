@@ -142,7 +142,7 @@ def _look_at_storage(config: TrainConfig, found: DryRun) -> None:
     every = config.checkpoint_every_steps
     size = "" if found.memory is None else f" of about {found.memory.num_trained * STATE_BYTES / 1e9:.2f} GB"
     found.lines.append(f"checkpoints every {every:,} steps, {-(-config.steps // every):,} in all{size}, in {config.run_uri}")
-    probe, content = join_uri(config.storage_uri, f"probe-{uuid.uuid4().hex}"), str(time.time()).encode()
+    probe, content = join_uri(config.storage, f"probe-{uuid.uuid4().hex}"), str(time.time()).encode()
     write_bytes(probe, content)
     try:
         if read_bytes(probe) != content:

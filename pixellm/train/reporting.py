@@ -6,6 +6,7 @@ from pydantic import Field
 
 from pixellm.inference.config import EngineConfig
 from pixellm.settings import StrictModel
+from pixellm.uris import Uri
 
 
 class MlflowSettings(StrictModel):
@@ -37,7 +38,7 @@ class TelemetrySettings(StrictModel):
 class ValidationSettings(StrictModel):
     """Each checkpoint answers held-out questions by free generation, on actors beside the training."""
 
-    shards: str = Field(description="URI of a folder of held-out shards")
+    shards: Uri = Field(description="URI of a folder of held-out shards")
     max_rows: int | None = Field(256, gt=0, description="photos, the first of the shuffled shards; null for all")
     num_workers: int = Field(1, gt=0, description="copies of the model")
     cpus_per_worker: float = Field(1.0, gt=0, description="beside those of the training workers")

@@ -35,6 +35,7 @@ from pixellm.settings import StrictModel
 from pixellm.storage import join_uri, open_filesystem
 from pixellm.train.console import format_duration
 from pixellm.train.step import learning_rate_factor
+from pixellm.uris import Uri
 
 BATCHES_AHEAD = 4
 PATCH_WEIGHTS = (0.3, 2.0)  # of a patch that shows nothing named, and of one that is covered whole
@@ -43,8 +44,8 @@ PATCH_WEIGHTS = (0.3, 2.0)  # of a patch that shows nothing named, and of one th
 class TowerConfig(StrictModel):
     """A warm start, on one node."""
 
-    data: tuple[str, ...] = Field(min_length=1, description="shard folders: URIs")
-    output: str = Field(description="URI of the model directory")
+    data: tuple[Uri, ...] = Field(min_length=1, description="shard folders: URIs")
+    output: Uri = Field(description="URI of the model directory")
     steps: int = Field(gt=0)
     photos_per_step: int = Field(16, gt=0)
     masks_per_step: int = Field(32, gt=0, description="drawn from those of the photos")

@@ -73,7 +73,7 @@ def build_trainer(config: TrainConfig, base_uri: str, worker: Callable[[dict], o
                   callbacks: Sequence[UserCallback] = ()) -> TorchTrainer:
     """The Ray Train (V2) trainer of a run. It starts the workers, again after a failure and with other numbers of them; checkpoints are
     ours: workers go on from what is on storage."""
-    filesystem, path = open_filesystem(config.storage_uri)
+    filesystem, path = open_filesystem(config.storage)
     resources = {"CPU": config.cpus_per_worker} | ({"GPU": 1.0} if config.use_gpu else {})
     return TorchTrainer(
         worker,

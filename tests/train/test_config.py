@@ -1,5 +1,7 @@
 """The configuration of a run."""
 
+import os
+
 import pytest
 
 from pixellm.errors import ConfigError
@@ -11,7 +13,7 @@ REQUIRED = {"run": "r", "storage": "runs", "data": ["shards"], "steps": 10}
 
 def test_a_folder_is_an_entry_of_without_weight():
     config = build_config(TrainConfig, REQUIRED | {"data": ["a", {"uri": "b", "weight": 0.5}]})
-    assert [(entry.uri, entry.weight) for entry in config.data] == [("a", None), ("b", 0.5)]
+    assert [(entry.uri, entry.weight) for entry in config.data] == [(os.path.abspath("a"), None), (os.path.abspath("b"), 0.5)]
 
 
 def test_config_survives_its_own_dump():

@@ -49,16 +49,16 @@ def test_a_run_on_a_cluster_that_fits(cluster, shards, s3_store, tmp_path):
     assert "cluster: 4 nodes, 256 CPUs, 32 GPUs" in found.report() and "500 steps of 64 photos" in found.report()
     assert "250.00 epochs of 128 rows" in found.report() and "checkpoints every 100 steps, 5 in all of about 1.38 GB" in found.report()
     assert 14e9 < found.memory.total < 40e9 and found.memory.num_parameters == 7_157_247_106
-    assert list_files(config.storage_uri) == [], "the object that was written for the look is gone"
+    assert list_files(config.storage) == [], "the object that was written for the look is gone"
 
 
 def test_everything_that_is_missing_is_told_at_once(cluster, tmp_path):
     cluster[1:] = [{"Alive": False, "Resources": GPU_NODE["Resources"]}]
     config = make_config(**GPU_RUN | {"stream_memory_mb": 4096}, model="13b", data=["nowhere", str(tmp_path)],
-                         storage="ftp://elsewhere/runs")
+                         storage="/proc/nowhere/runs")
     found = dry_run(config, Assumed(gpu_memory_gb=20))
     expected = ["architecture without weights", "a worker needs", "nowhere has no manifest.json", f"{tmp_path} has no manifest.json",
-                "scheme 'ftp' is not supported", "room for 8 workers of 4 CPU and 1 GPU, the run asks for 32", "need 128.25 CPUs",
+                "cannot write /proc/nowhere/runs", "room for 8 workers of 4 CPU and 1 GPU, the run asks for 32", "need 128.25 CPUs",
                 "batches that wait take 131.1 GB"]
     assert len(found.problems) == len(expected)
     for problem, text in zip(found.problems, expected, strict=True):

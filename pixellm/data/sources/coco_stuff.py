@@ -13,6 +13,7 @@ from pixellm.data.sources.plan import SourcePlan
 from pixellm.data.sources.semantic import SemanticSource
 from pixellm.errors import ConfigError
 from pixellm.storage import join_uri, read_bytes
+from pixellm.uris import Uri
 
 UNLABELED = 255
 
@@ -27,7 +28,7 @@ class CocoStuffSource(SemanticSource):
     dataset: ClassVar[str] = "coco_stuff"
 
     split: Literal["train", "val"]
-    photos: str | None = None
+    photos: Uri | None = None
 
     def plan(self) -> SourcePlan:
         """One record per label map."""

@@ -11,14 +11,15 @@ from pixellm.data.sources.layout import find_parts
 from pixellm.data.sources.plan import Source, SourcePlan
 from pixellm.data.sources.refcoco import ask_one_by_one
 from pixellm.storage import join_uri
+from pixellm.uris import Uri
 
 
 class GrefcocoSource(Source):
     """gRefCOCO: referring expressions, each a question with one target, several, or none."""
 
-    input: str = Field(description="folder that holds grefcoco/ and images/")
+    input: Uri = Field(description="folder that holds grefcoco/ and images/")
     split: Split
-    photos: str | None = Field(None, description="folder of the photos, where it is not in its place below images/")
+    photos: Uri | None = Field(None, description="folder of the photos, where it is not in its place below images/")
 
     def plan(self) -> SourcePlan:
         """See Source."""

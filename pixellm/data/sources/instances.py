@@ -19,6 +19,7 @@ from pixellm.data.sources.photos import PhotoFolder
 from pixellm.data.sources.plan import PhotoRecord, PlanDraft, Source, SourcePlan
 from pixellm.data.sources.referring import Category, ReferringOptions, build_referring
 from pixellm.errors import ConfigError, RowError
+from pixellm.uris import Uri
 
 MAX_ABSENT_PER_PHOTO = 32
 
@@ -29,8 +30,8 @@ class InstancesSource(Source, ReferringOptions):
     dataset: ClassVar[str]
     is_federated: ClassVar[bool]
 
-    input: str
-    annotations: str
+    input: Uri
+    annotations: Uri
     split: str | None = None
 
     @abstractmethod

@@ -19,6 +19,7 @@ from pixellm.data.sources.photos import PhotoFolder, photo_id
 from pixellm.data.sources.plan import PhotoRecord, PlanDraft, Source, SourcePlan
 from pixellm.errors import RowError
 from pixellm.storage import join_uri
+from pixellm.uris import Uri
 
 IMAGE_MARKER = "<image>"
 
@@ -41,9 +42,9 @@ class LlavaInstructSource(Source):
 
     dataset: ClassVar[str] = "llava_instruct"
 
-    input: str
+    input: Uri
     annotations: str = Field("llava_instruct_150k.json", description="name of the file below input")
-    photos: str | None = Field(None, description="folder of COCO's photos (train2017), where they are not below input")
+    photos: Uri | None = Field(None, description="folder of COCO's photos (train2017), where they are not below input")
 
     def plan(self) -> SourcePlan:
         """One record per photo, with all its entries."""

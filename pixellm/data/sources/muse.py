@@ -20,6 +20,7 @@ from pixellm.data.sources.photos import PhotoFolder, photo_id
 from pixellm.data.sources.plan import PhotoRecord, PlanDraft, Source, SourcePlan
 from pixellm.errors import RowError
 from pixellm.storage import join_uri
+from pixellm.uris import Uri
 
 PositiveInt = Annotated[int, msgspec.Meta(gt=0)]
 
@@ -64,9 +65,9 @@ class MuseSource(Source):
 
     dataset: ClassVar[str] = "muse"
 
-    input: str
+    input: Uri
     split: Literal["train", "val", "test_less", "test_many"]
-    photos: str | None = Field(None, description="folder of COCO's photos (train2017, val2017, train2014), where they are not below input")
+    photos: Uri | None = Field(None, description="folder of COCO's photos (train2017, val2017, train2014), where they are not below input")
 
     def plan(self) -> SourcePlan:
         """One record per photo, with all its entries."""

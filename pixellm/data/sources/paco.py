@@ -12,6 +12,7 @@ from pixellm.data.sources.part_masks import plan_part_masks
 from pixellm.data.sources.plan import SourcePlan
 from pixellm.data.sources.semantic import SemanticSource
 from pixellm.storage import join_uri
+from pixellm.uris import Uri
 
 
 class PacoSource(SemanticSource):
@@ -20,7 +21,7 @@ class PacoSource(SemanticSource):
     dataset: ClassVar[str] = "paco"
 
     split: Literal["train", "val", "test"]
-    photos: str
+    photos: Uri
 
     def plan(self) -> SourcePlan:
         """One record per photo."""

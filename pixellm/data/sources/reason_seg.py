@@ -25,6 +25,7 @@ from pixellm.data.sources.plan import PhotoRecord, PlanDraft, Source, SourcePlan
 from pixellm.errors import RowError
 from pixellm.masks import mask_to_rle
 from pixellm.storage import join_uri, list_files, read_bytes, run_parallel
+from pixellm.uris import Uri
 
 EXPLANATION_ONLY_PROBABILITY = 0.2  # per text, beside two questions with a mask: a tenth of all, as LISA draws it
 TARGET, IGNORE = 1, 2
@@ -58,7 +59,7 @@ class ReasonSegSource(Source):
 
     dataset: ClassVar[str] = "reason_seg"
 
-    input: str
+    input: Uri
     split: Literal["train", "val", "test"]
 
     def plan(self) -> SourcePlan:

@@ -16,17 +16,18 @@ from pixellm.data.sources.expressions import COCO_PHOTO_FOLDERS, Asked, Expressi
 from pixellm.data.sources.layout import find_parts
 from pixellm.data.sources.plan import Source, SourcePlan
 from pixellm.storage import join_uri
+from pixellm.uris import Uri
 
 
 class RefcocoSource(Source):
     """refCOCO, refCOCO+, refCOCOg, refCLEF: referring expressions, each a question with one target."""
 
-    input: str = Field(description="folder that holds the folder of the dataset, and images/")
+    input: Uri = Field(description="folder that holds the folder of the dataset, and images/")
     split: Split
     dataset: Literal["refcoco", "refcoco+", "refcocog", "refclef"] = "refcoco"
     split_by: Literal["unc", "umd", "google", "berkeley"] | None = Field(
         None, description="who made the split: umd for refcocog and unc for the others unless given")
-    photos: str | None = Field(None, description="folder of the photos, where it is not in its place below images/")
+    photos: Uri | None = Field(None, description="folder of the photos, where it is not in its place below images/")
 
     def plan(self) -> SourcePlan:
         """See Source."""

@@ -14,6 +14,7 @@ from pixellm.data.schema import Conversation, Region
 from pixellm.data.sources.plan import Source
 from pixellm.data.sources.referring import MAX_CATEGORIES_PER_QUESTION
 from pixellm.errors import RowError
+from pixellm.uris import Uri
 
 
 class SemanticSource(Source):
@@ -21,7 +22,7 @@ class SemanticSource(Source):
 
     dataset: ClassVar[str]
 
-    input: str
+    input: Uri
     split: str
     questions_per_photo: int = Field(6, ge=1, le=64)
 
