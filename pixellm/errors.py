@@ -12,6 +12,17 @@ class ConfigError(PixelLMError, ValueError):
     """A configuration file or a `key=value` override is wrong."""
 
 
+class YamlError(ConfigError):
+    """A file or a value is not YAML. `name` is the file, or the key of the command line; `line` counts from 1."""
+
+    def __init__(self, name: str, line: int, what: str):
+        super().__init__(name, line, what)
+        self.name, self.line, self.what = name, line, what
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.line}: {self.what}"
+
+
 class StorageError(PixelLMError, OSError):
     """A URI cannot be read or written."""
 

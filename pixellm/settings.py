@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pixellm.errors import ConfigError
+from pixellm.plain_yaml import Typed, decode_yaml, parse_yaml
+from pixellm.typed_values import to_typed
 
 
 class StrictModel(BaseModel):
@@ -24,37 +25,42 @@ ConfigT = TypeVar("ConfigT", bound=StrictModel)
 def build_config(model: type[ConfigT], values: dict[str, Any], where: str = "configuration") -> ConfigT:
     """Validate `values` into `model`. Raises ConfigError that lists every problem; an unknown key names the nearest right one."""
     try:
-        return model.model_validate(values)
+        return model.model_validate(to_typed(values, model))
     except ValidationError as error:
         lines = [": ".join(filter(None, [".".join(map(str, place)), problem])) for place, problem in _describe(model, error)]
         raise ConfigError(f"{where}: " + "; ".join(lines)) from None
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def find_problems(model: type[BaseModel], values: Any) -> list[tuple[tuple[int | str, ...], str]]:
     """The keys that lead to each problem of `values`, and what it is; none where they make a `model`."""
     try:
-        model.model_validate(values)
+        model.model_validate(to_typed(values, model))
     except ValidationError as error:
         return _describe(model, error)
+    except ConfigError as error:
+        return [((), str(error))]
     return []
 
 
 def load_yaml(path: str | Path, model: type[ConfigT], overrides: list[str] | tuple[str, ...] = ()) -> ConfigT:
-    """Read `path` and apply `key.sub=value` overrides, whose values are YAML (`steps=3`, `names=[a,b]`)."""
+    """Read `path` and apply `key.sub=value` overrides (`steps=3`, `names=[a,b]`): for a key of text, the value as it is typed."""
     return build_config(model, read_values(path, overrides), where=str(path))
 
 
 def read_values(path: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -> dict[str, Any]:
-    """The keys and values of a file, where one is given, and of overrides. Raises ConfigError."""
+    """The keys of a file, where one is given, and of overrides, with words as they were written: `build_config` knows their types.
+
+    Raises ConfigError: no such file, not YAML, a key that is given twice.
+    """
     if path is None:
         return _override({}, overrides)
     file = Path(path)
     if not file.is_file():
         raise ConfigError(f"configuration file {file} does not exist")
-    try:
-        values = yaml.safe_load(file.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file} is not YAML: {error}") from None
+    values = parse_yaml(decode_yaml(file.read_bytes(), str(file)), str(file))
+    values = {} if values is None else values
     if not isinstance(values, dict):
         raise ConfigError(f"{file} holds a {type(values).__name__}, expected keys and values")
     return _override(values, overrides)
@@ -71,30 +77,37 @@ def parse_command_line(model: type[ConfigT], description: str, argv: list[str] |
     """The command line of every job: `python -m jobs.NAME [--config FILE] key=value …`."""
     parser = argparse.ArgumentParser(description=description, epilog="\n".join(["keys:", *_describe_keys(model)]),
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", metavar="FILE", help="YAML file with the keys below")
+    parser.add_argument("--config", metavar="FILE", action="append", help="YAML file with the keys below")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that override the file's")
     arguments = parser.parse_args(argv)
+    files = arguments.config or [None]
     try:
-        return build_config(model, read_values(arguments.config, arguments.overrides), where=arguments.config or "command line")
+        if len(files) > 1:
+            raise ConfigError(f"--config is given twice, {files[0]} and {files[1]}; keep one")
+        return build_config(model, read_values(files[0], arguments.overrides), where=files[0] or "command line")
     except ConfigError as error:
         parser.exit(2, f"error: {error}\n")
 
 
 def _override(values: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
+    given: dict[tuple[str, ...], str] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals or not key:
+        *parents, leaf = path = tuple(key.split("."))
+        if not equals or not all(path):
             raise ConfigError(f"override {override!r} is not of the form key=value")
+        for other, earlier in given.items():
+            if path[:len(other)] == other[:len(path)]:  # the same key, or one inside the other
+                shorter = path if len(path) < len(other) else other
+                raise ConfigError(f"{'.'.join(shorter)} is given twice, as {earlier!r} and {override!r}; keep one")
+        given[path] = override
         node = values
-        *parents, leaf = key.split(".")
         for parent in parents:
-            node = node.setdefault(parent, {})
+            inner = node.get(parent)
+            node[parent] = node = {} if inner is None or inner == "" else inner
             if not isinstance(node, dict):
-                raise ConfigError(f"override {override!r}: {parent} is a {type(node).__name__}, it has no keys")
-        try:
-            node[leaf] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"override {override!r}: value is not YAML: {error}") from None
+                raise ConfigError(f"override {override!r}: {parent} is {node!r}, it has no keys")
+        node[leaf] = Typed(text)
     return values
 
 

@@ -17,6 +17,7 @@ LAYERS = {
     "pixellm": 0,
     "pixellm.errors": 0, "pixellm.masks": 0, "pixellm.settings": 0, "pixellm.storage": 0, "pixellm.drawing": 0, "pixellm.photos": 0,
     "pixellm.contours": 0, "pixellm.local_files": 0, "pixellm.s3": 0, "pixellm.uris": 0,
+    "pixellm.plain_yaml": 0, "pixellm.typed_values": 0,
     "pixellm.revision": 0, "pixellm.memory": 0,
     "pixellm.model": 1,
     "pixellm.data": 2, "pixellm.inference": 2, "pixellm.evaluation.metrics": 2, "pixellm.evaluation.overlaps": 2,
@@ -45,7 +46,9 @@ RESERVED = {
 # Packages outside the standard library and pixellm that these modules get by with.
 ENOUGH = {
     "pixellm.errors": set(),
-    "pixellm.settings": {"pydantic", "yaml"},
+    "pixellm.settings": {"pydantic"},
+    "pixellm.plain_yaml": {"yaml"},
+    "pixellm.typed_values": {"pydantic", "yaml"},
     "pixellm.masks": {"numpy", "PIL", "pycocotools"},
     "pixellm.drawing": {"numpy", "PIL"},
     "pixellm.contours": {"numpy"},

@@ -55,11 +55,11 @@ def test_all_mistakes_are_named_at_once():
 
 
 @pytest.mark.parametrize(("text", "overrides", "message"), [
-    ("steps: [", [], "is not YAML"),
+    ("steps: [", [], "run.yaml:1: not YAML"),
     ("- 1", [], "holds a list, expected keys and values"),
     ("steps: 1", ["steps"], "override 'steps' is not of the form key=value"),
-    ("steps: 1", ["steps.more=1"], "override 'steps.more=1': steps is a int, it has no keys"),
-    ("steps: 1", ["name=["], "value is not YAML"),
+    ("steps: 1", ["steps.more=1"], "override 'steps.more=1': steps is '1', it has no keys"),
+    ("steps: 1", ["optimizer.betas=["], "optimizer.betas=[:1: not YAML"),
 ])
 def test_unreadable_input(tmp_path, text, overrides, message):
     with pytest.raises(ConfigError, match=re.escape(message)):

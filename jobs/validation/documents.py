@@ -8,6 +8,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from pixellm.errors import YamlError
+from pixellm.plain_yaml import decode_yaml, describe_double, find_doubles, to_yaml_error
 from pixellm.settings import find_problems
 
 Place = tuple[int | str, ...]  # the keys and indices that lead to a value
@@ -83,9 +85,9 @@ class Report:
         """One finding at a line."""
         self.findings.add(Finding(str(file), line, what))
 
-    def add_problems(self, document: Document, model: type[BaseModel], place: Place = ()) -> bool:
-        """A finding for each problem of the values at `place` as a `model`; whether there was none."""
-        problems = find_problems(model, document.at(*place))
+    def add_problems(self, document: Document, model: type[BaseModel], place: Place = (), values: Any = None) -> bool:
+        """A finding for each problem of the values at `place`, or of these `values`, as a `model`; whether there was none."""
+        problems = find_problems(model, document.at(*place) if values is None else values)
         for within, problem in problems:
             self.add(document, (*place, *within), ": ".join(filter(None, [".".join(map(str, within)), problem])))
         return not problems
@@ -95,21 +97,18 @@ def read_documents(file: Path, report: Report, text: str | None = None, first_li
     """The documents of a file, or of a `text` in it that begins at `first_line`. What is no YAML, or has a key twice, is a finding."""
     documents = []
     try:
-        for node in yaml.compose_all(file.read_text() if text is None else text, Loader=yaml.SafeLoader):
+        for node in yaml.compose_all(decode_yaml(file.read_bytes(), str(file)) if text is None else text, Loader=yaml.SafeLoader):
             if node is None:
                 continue
-            lines: dict[Place, int] = {}
-            for place, line, key_is_double in _walk(node):
-                lines[place] = line + first_line
-                if key_is_double:
-                    report.add_line(file, line + first_line, f"{place[-1]} is there twice and only the last counts; keep one")
-            values = yaml.SafeLoader("").construct_document(node)
-            documents.append(Document(file, values, lines))
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + first_line if error.problem_mark else first_line
-        report.add_line(file, line, f"not YAML: {error.problem or error.context}; correct the indentation or the quotes around here")
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        report.add_line(file, first_line, f"not YAML: {' '.join(str(error).split())}; write it as UTF-8 text")
+            for key, first, line in find_doubles(node):
+                report.add_line(file, line + first_line - 1, describe_double(key, first + first_line - 1, line + first_line - 1))
+            lines = {place: line + first_line for place, line in _walk(node)}
+            documents.append(Document(file, yaml.SafeLoader("").construct_document(node), lines))
+    except yaml.YAMLError as error:
+        problem = to_yaml_error(error, str(file))
+        report.add_line(file, problem.line + first_line - 1, problem.what)
+    except YamlError as problem:
+        report.add_line(file, problem.line, problem.what)
     return documents
 
 
@@ -119,18 +118,16 @@ def read_text_at(document: Document, place: Place, report: Report) -> list[Docum
     return read_documents(file, report, text, line + 1) if isinstance(text, str) else []
 
 
-def _walk(node: yaml.Node, place: Place = ()) -> Iterator[tuple[Place, int, bool]]:
-    yield place, node.start_mark.line, False
+def _walk(node: yaml.Node, place: Place = ()) -> Iterator[tuple[Place, int]]:
+    yield place, node.start_mark.line
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             yield from _walk(item, (*place, index))
     elif isinstance(node, yaml.MappingNode):
-        seen = set()
         for key, value in node.value:
-            for inner, line, double in _walk(value, (*place, key.value)):
+            for inner, line in _walk(value, (*place, key.value)):
                 # A key's own line, which is the one to look at when the value begins below it.
-                yield (inner, key.start_mark.line, key.value in seen) if len(inner) == len(place) + 1 else (inner, line, double)
-            seen.add(key.value)
+                yield inner, key.start_mark.line if len(inner) == len(place) + 1 else line
 
 
 def find_all(value: Any, key: str, place: Place = ()) -> Iterator[tuple[Place, Any]]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from ray.serve.schema import ServeDeploySchema
 
 from jobs.validation.documents import Document, Place, Report
-from pixellm.errors import ConfigError
+from pixellm.errors import ConfigError, YamlError
 from pixellm.settings import StrictModel, did_you_mean, find_problems, read_values
 from serve.config import AppConfig
 
@@ -47,12 +47,13 @@ def config_class(job: str, values: dict[str, Any]) -> type[StrictModel]:
 def check_run(document: Document, report: Report) -> None:
     """A file of `jobs/configs`: of the job whose first word its name begins with."""
     job = WORDS[first_word(document.file)]
+    values = _read_as_job(document, report)
     try:
-        model = config_class(job, document.values)
+        model = config_class(job, values)
     except ConfigError as error:
         report.add(document, ("source",), str(error))
         return
-    report.add_problems(document, model)
+    report.add_problems(document, model, values=values)
 
 
 def first_word(file: Path) -> str:
@@ -62,7 +63,18 @@ def first_word(file: Path) -> str:
 
 def check_deployment(document: Document, report: Report) -> None:
     """A file of `serve/configs`."""
-    report.add_problems(document, AppConfig)
+    report.add_problems(document, AppConfig, values=_read_as_job(document, report))
+
+
+def _read_as_job(document: Document, report: Report) -> dict[str, Any]:
+    """The values as the job reads them: words keep the form that they were written in until their type is known."""
+    try:
+        return read_values(document.file)
+    except YamlError as error:
+        report.add_line(document.file, error.line, error.what)
+    except ConfigError as error:
+        report.add(document, (), str(error))
+    return document.values
 
 
 def check_serve(document: Document, report: Report) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pixellm.data.mixture import DataPosition
 from pixellm.errors import StorageError
-from pixellm.settings import build_config
+from pixellm.settings import build_config, read_values
 from pixellm.storage import delete, download_files, exists, join_uri, list_files, read_bytes, upload_folder, write_bytes
 from pixellm.train.config import TrainConfig
 from pixellm.train.deepspeed import MOMENTS, TrainedState
@@ -117,7 +117,7 @@ def read_trained(uri: str, folder: Path) -> TrainedWeights:
 
 def _read_weights(uri: str, folder: Path) -> TrainedWeights:
     return TrainedWeights(RunProgress(**json.loads((folder / PROGRESS).read_text())), load_file(folder / PARAMETERS),
-                          build_config(TrainConfig, yaml.safe_load((folder / CONFIG).read_text()), where=join_uri(uri, CONFIG)))
+                          build_config(TrainConfig, read_values(folder / CONFIG), where=join_uri(uri, CONFIG)))
 
 
 def fetch_checkpoint(uri: str, folder: Path, names: Collection[str] | None = None) -> None:

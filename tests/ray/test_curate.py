@@ -131,7 +131,7 @@ def test_a_killed_job_pays_for_nothing_again_and_a_rerun_for_nothing_at_all(scen
     muse, attempts = (tmp_path / "out/muse_train.json").read_bytes(), sum(endpoint.attempts.values())
     job.main([*given, "num_examples=1"])
     assert sum(endpoint.attempts.values()) == attempts and read_manifest(str(tmp_path / "out")).shards == manifest.shards
-    job.main([*given, f"output={tmp_path}/elsewhere"])
+    job.main([*(each for each in given if not each.startswith("output=")), f"output={tmp_path}/elsewhere"])
     assert sum(endpoint.attempts.values()) == attempts and (tmp_path / "elsewhere/muse_train.json").read_bytes() == muse
 
 

@@ -23,7 +23,7 @@ RUNS = [
     (TRAIN, "frozen: [vision_tower]", "frozen: [language_model]", "`lora` trains adapters in the language model, but it is in `frozen`"),
     (TRAIN, "num_workers: 8", "num_workers: 8\nmin_workers: 16", "min_workers is 16, num_workers 8"),
     (TRAIN, "precision: bf16", "precision: fp16", "precision: Input should be 'bf16' or 'fp32', found 'fp16'"),
-    (TRAIN, "warmup_steps: 100", "warmup_steps: 100\nwarmup_steps: 50", "warmup_steps is there twice and only the last counts"),
+    (TRAIN, "warmup_steps: 100", "warmup_steps: 100\nwarmup_steps: 50", "warmup_steps is there twice, on lines "),
     (TRAIN, "betas: [0.9, 0.95]", "betas: [0.9, 0.95", "not YAML: expected ',' or ']'"),
     (TRAIN, "run: 7b-muse", "run: 7b/muse", "run: String should match pattern"),
     (COCO, "source: coco", "source: cocoa", "unknown source 'cocoa'; did you mean 'coco'?"),
