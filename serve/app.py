@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from ray import serve as ray_serve
+from ray._private.authentication.authentication_utils import is_token_auth_enabled
 from ray.exceptions import RayActorError
 from ray.serve import Application
 from ray.serve.config import AutoscalingPolicy
@@ -16,6 +17,7 @@ from pixellm.errors import ConfigError
 from pixellm.settings import build_config
 from serve.admission import RETRY_LATER, overloaded
 from serve.autoscaling import EngineLoadPolicy
+from serve.cluster import check_token
 from serve.config import AppConfig
 from serve.ingress import build_api
 from serve.messages import Ask, Event
@@ -29,8 +31,10 @@ ANY_NUMBER = 100_000  # of requests in an ingress replica, which itself says no 
 
 
 def build_app(args: dict[str, Any]) -> Application:
-    """The application that `args` (an AppConfig's fields) describe. Raises ConfigError for a wrong one."""
+    """The application that `args` (an AppConfig's fields) describe. Raises ConfigError for a wrong one, and on a cluster that asks for
+    no token: this runs there also where Kubernetes or `serve deploy` hands the arguments over."""
     config = build_config(AppConfig, args, where="application arguments")
+    check_token(config, "token" if is_token_auth_enabled() else "disabled")
     if config.tls_certificate and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
         raise ConfigError(f"tls_certificate is {config.tls_certificate}, but this cluster serves through HAProxy (platform/serve.sh), to "
                           "which Ray Serve gives no certificate: end TLS in a load balancer before it and leave tls_certificate and "

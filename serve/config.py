@@ -32,6 +32,8 @@ class AppConfig(ModelConfig):
     tls_key: str | None = Field(default=None, description="PEM file of the certificate's key")
     api_keys: tuple[ApiKey, ...] = Field(default=(), description="who may ask; `pixellm key NAME` makes one. Without any the server "
                                          "answers to its own machine only")
+    allow_cluster_without_token: bool = Field(default=False, description="serve also on a Ray cluster that asks for no token, where anyone "
+                                              "who reaches a node can run code: only in a network that nothing but the cluster reaches")
     cors_origins: tuple[str, ...] = Field(default=(), description="origins whose pages may ask from a browser, such as "
                                           "https://photos.example.com; those of this server always may")
     fetch: FetchConfig | None = Field(default=None, description="fetch photos from https URLs that requests name; left out, none is")

@@ -35,6 +35,7 @@ RESERVED = {
     "fastapi": ["serve*", "jobs.benchmarks.serving*"],
     "serve": ["serve*"],
     "serve.app": ["serve*", "jobs.benchmarks.serving*"],
+    "serve.cluster": ["serve*", "jobs*"],
     "serve.config": ["serve*", "jobs*"],
     "serve.metrics": ["serve*", "jobs.validation.metrics"],
     "serve.schemas": ["serve*", "jobs*"],

@@ -23,7 +23,7 @@ JOBS = {
     "ablate": "pixellm.train.ablation:AblateConfig", "curate": "pixellm.curation.config:CurateConfig", "deploy": "serve.config:AppConfig",
     "evaluate": "pixellm.evaluation.evaluate:EvaluateConfig", "export": "jobs.export:ExportConfig",
     "inspect_data": "jobs.inspect_data:InspectConfig", "predict": "pixellm.inference.predict:PredictConfig", "prepare_data": "",
-    "pretrain_tower": "pixellm.train.tower:TowerConfig", "train": "jobs.train:TrainJob",
+    "pretrain_tower": "pixellm.train.tower:TowerConfig", "train": "jobs.train:TrainJob", "undeploy": "jobs.undeploy:UndeployConfig",
 }
 WORDS = {job.partition("_")[0]: job for job in JOBS}
 BUILD_APP = "serve.app:build_app"

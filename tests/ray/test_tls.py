@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from ray import serve as ray_serve
 
-from jobs.deploy import http_options
 from serve.app import build_application
+from serve.cluster import http_options
 from serve.config import AppConfig
 from tests.ray.test_serve import free_port
 from tests.serve.doubles import build_rule_segmenter

@@ -17,6 +17,19 @@ from serve.problems import ApiError
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def token_mode(monkeypatch) -> None:
+    """As on a cluster that asks for a token; there is no Ray in these tests."""
+    monkeypatch.setattr("serve.app.is_token_auth_enabled", lambda: True)
+
+
+def test_a_cluster_without_a_token_is_refused_unless_the_configuration_allows_it(monkeypatch):
+    monkeypatch.setattr("serve.app.is_token_auth_enabled", lambda: False)
+    with pytest.raises(ConfigError, match=r"asks for no token .*RAY_AUTH_MODE=token .*allow_cluster_without_token=true"):
+        build_app({"model": "models/any"})
+    assert isinstance(build_app({"model": "models/any", "allow_cluster_without_token": True}), Application)
+
+
 def test_the_builder_takes_what_serve_hands_it():
     assert len(inspect.signature(build_app).parameters) == 1  # Serve refuses a builder with more
     assert isinstance(build_app({"model": "models/any"}), Application)
