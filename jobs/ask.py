@@ -13,8 +13,8 @@ from pydantic import Field, model_validator
 from pixellm.data.examples import read_example
 from pixellm.drawing import draw_answer
 from pixellm.errors import PixelLMError
-from pixellm.inference.photos import load_photo
 from pixellm.masks import rle_to_mask
+from pixellm.photos import load_photo
 from pixellm.settings import StrictModel, parse_command_line
 from pixellm.storage import read_bytes, write_bytes
 from pixellm.uris import Uri

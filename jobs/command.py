@@ -10,7 +10,7 @@ import sys
 from jobs.ask import write_answer
 from pixellm.errors import PixelLMError
 from pixellm.inference.config import InferenceConfig
-from pixellm.inference.photos import load_photo
+from pixellm.photos import load_photo
 from pixellm.settings import build_config
 from pixellm.storage import read_bytes, write_bytes
 from serve.client import Client

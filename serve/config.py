@@ -4,6 +4,7 @@ import ipaddress
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from pixellm.photos import DEFAULT_LIMITS, PhotoLimits
 from serve.fetch_config import FetchConfig
 from serve.keys import ApiKey
 from serve.model_config import ModelConfig
@@ -17,7 +18,10 @@ class AppConfig(ModelConfig):
                                                  "own; a request names one of them in `model`, or gets the first")
 
     max_body_mb: PositiveFloat = Field(default=20, description="largest request body, in units of 1,000,000 bytes")
-    max_megapixels: PositiveFloat = Field(default=40, description="largest photo, checked before it is decoded")
+    max_megapixels: PositiveFloat = Field(default=DEFAULT_LIMITS.max_pixels / 1e6, description="largest photo, checked before it is "
+                                          "decoded, like its side and its aspect ratio; by default what the library takes everywhere")
+    max_photo_side: PositiveInt = Field(default=DEFAULT_LIMITS.max_side, description="longest side of a photo, in pixels")
+    max_photo_aspect: float = Field(default=DEFAULT_LIMITS.max_aspect, ge=1, description="longer side over shorter side of a photo")
     max_question_chars: PositiveInt = 2000
     max_questions: PositiveInt = Field(default=16, description="questions about one photo in one request")
     max_targets: PositiveInt = Field(default=64, description="masks of one answer, which ends before a further one")
@@ -76,3 +80,8 @@ class AppConfig(ModelConfig):
     @property
     def max_pixels(self) -> int:
         return int(self.max_megapixels * 1_000_000)
+
+    @property
+    def photo_limits(self) -> PhotoLimits:
+        """What a photo is held against before it is decoded."""
+        return PhotoLimits(self.max_pixels, self.max_photo_side, self.max_photo_aspect)

@@ -18,7 +18,7 @@ from starlette.types import Message
 
 from pixellm.errors import DeadlineError
 from pixellm.inference.config import AnswerOptions
-from pixellm.inference.photos import load_photo
+from pixellm.photos import load_photo
 from serve.config import AppConfig
 from serve.fetch import fetch_photo
 from serve.messages import Ask, Event, Model
@@ -117,7 +117,7 @@ async def read_image(given: str, config: AppConfig, param: str = "image") -> byt
 
 async def read_photo(data: bytes, config: AppConfig) -> np.ndarray:
     """uint8 (H, W, 3), RGB, upright. Raises what `load_photo` raises."""
-    return await asyncio.to_thread(lambda: np.asarray(load_photo(data, max_pixels=config.max_pixels)))
+    return await asyncio.to_thread(lambda: np.asarray(load_photo(data, config.photo_limits)))
 
 
 def checked_question(question: str, config: AppConfig, param: str = "question") -> str:

@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 LAYERS = {
     "pixellm": 0,
     "pixellm.errors": 0, "pixellm.masks": 0, "pixellm.settings": 0, "pixellm.storage": 0, "pixellm.drawing": 0, "pixellm.photos": 0,
-    "pixellm.contours": 0, "pixellm.local_files": 0, "pixellm.s3": 0, "pixellm.uris": 0,
+    "pixellm.contours": 0, "pixellm.local_files": 0, "pixellm.s3": 0, "pixellm.uris": 0, "pixellm.photo_headers": 0,
     "pixellm.plain_yaml": 0, "pixellm.typed_values": 0,
     "pixellm.revision": 0, "pixellm.memory": 0,
     "pixellm.model": 1,
@@ -54,6 +54,7 @@ ENOUGH = {
     "pixellm.drawing": {"numpy", "PIL"},
     "pixellm.contours": {"numpy"},
     "pixellm.photos": {"numpy", "PIL"},
+    "pixellm.photo_headers": set(),
     "pixellm.revision": set(),
     "pixellm.memory": set(),
     "pixellm.local_files": set(),

@@ -1,16 +1,15 @@
 """Curated questions as entries of a MUSE file, and as rows by way of that file's own reader: both hold the same by construction."""
 
-import io
 from collections.abc import Iterator
 
 import msgspec
-from PIL import Image
 
 from pixellm.curation.pipelines import Curation, list_instances, provenance
 from pixellm.data.schema import Region, RejectedRow, Row, region_rle
 from pixellm.data.sources.muse import MuseAnnotation, MuseBuilder, MuseEntry
 from pixellm.data.sources.photos import photo_id
 from pixellm.data.sources.plan import PhotoRecord
+from pixellm.photo_headers import read_header
 
 
 class CuratedEntry(MuseEntry):
@@ -48,7 +47,6 @@ def _annotation(region: Region, description: str | None = None) -> MuseAnnotatio
 
 def _file_name(row: Row) -> str:
     """As COCO calls the photo where its id is a number."""
-    with Image.open(io.BytesIO(row["image"])) as photo:
-        suffix = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}[photo.format or ""]
+    suffix = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}[read_header(row["image"]).format]
     image_id = row["image_id"]
     return f"{int(image_id):012d}.{suffix}" if image_id.isascii() and image_id.isdigit() else f"{image_id}.{suffix}"

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from pixellm.data.prompts import fill_conversation
-from pixellm.data.schema import TASKS, Row, region_rle
+from pixellm.data.schema import TASKS, Row, photo_set_aside, region_rle
 from pixellm.data.spans import StreamedRow
 from pixellm.errors import ModelError, RowError, TooManyRejectedError
 from pixellm.masks import rle_to_mask, union_rles
@@ -193,10 +193,8 @@ class SetAsideCounter:
 
 
 def _decode_photo(row: Row, side: int) -> Image.Image:
-    try:
+    with photo_set_aside():
         photo, (height, width) = decode_photo(row["image"], side)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise RowError("photo_unreadable", str(error) or type(error).__name__) from None
     if (height, width) != (row["height"], row["width"]):
         raise RowError("size_mismatch", f"the upright photo is {height}x{width}, the row says {row['height']}x{row['width']}")
     return photo

@@ -5,22 +5,21 @@ each `{seg}` stands right after the phrase that it belongs to: "The red circle {
 after all phrases, in the same order: "The red circle and the blue ring: {seg} and {seg}."
 """
 
-import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypedDict
 
 import pyarrow as pa
-from PIL import ExifTags, Image
 
-from pixellm.errors import RowError
+from pixellm.errors import InputError, RowError
 from pixellm.masks import RLE, check_rle, rle_area, rle_box_xywh
+from pixellm.photos import decode_photo, open_photo
 
 SEG = "{seg}"
 TASKS = ("semantic", "referring", "reasoning", "vqa")
 SKIP_REASONS = frozenset({"nothing_to_ask"})  # recorded and counted, but not bad data: outside the share that stops a job
 DRAWN_TASKS = ("semantic", "referring")  # whose questions can be drawn from category names alone
-PHOTO_FORMATS = ("JPEG", "PNG", "WEBP")
-_QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 REGION_TYPE = pa.struct([
     pa.field("rle_size", pa.list_(pa.int32()), nullable=False),
@@ -107,25 +106,24 @@ class PhotoInfo:
     orientation: int
 
 
-def read_photo_info(data: bytes) -> PhotoInfo:
-    """Decode the photo to its last byte, at reduced scale where the format can, and say its size.
-
-    Raises RowError: `photo_unreadable` (not a photo, cut off, too large to open safely), `photo_format` (none of `PHOTO_FORMATS`).
-    """
+@contextmanager
+def photo_set_aside() -> Iterator[None]:
+    """Turns the InputError of a photo that cannot be used into the RowError that sets its row aside, with the same reason."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.format not in PHOTO_FORMATS:
-                raise RowError("photo_format", f"found {image.format}, known are {', '.join(PHOTO_FORMATS)}")
-            stored_hw = (image.height, image.width)
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))  # JPEG: still reads every byte, a third of the time
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, RowError):
-            raise
-        raise RowError("photo_unreadable", str(error) or type(error).__name__) from None
-    turned = orientation in _QUARTER_TURNS
-    return PhotoInfo((stored_hw[1], stored_hw[0]) if turned else stored_hw, stored_hw, orientation if orientation in range(1, 9) else 1)
+        yield
+    except InputError as error:
+        raise RowError(error.code, error.detail) from None
+
+
+def read_photo_info(data: bytes) -> PhotoInfo:
+    """Decode the photo to its last byte as training does, at the smallest scale that its format has, and say its size.
+
+    Raises RowError with the codes of `pixellm.photos.decode_photo`: what is kept here can be decoded everywhere.
+    """
+    with photo_set_aside():
+        header = open_photo(data)
+        decode_photo(data, side=1)
+    return PhotoInfo(header.size_hw, header.stored_hw, header.orientation)
 
 
 def build_region(rle: RLE, category: str, description: str | None = None, ignore: bool = False) -> Region:
@@ -145,7 +143,7 @@ def region_rle(region: Region) -> RLE:
 def validate_row(row: Row) -> None:
     """Check all that a reader may rely on. Raises RowError with the first thing that is wrong; its reasons are
 
-    `missing_id`, `photo_unreadable`, `photo_format`, `size_mismatch` (photo against row, region against row), `rle_invalid`, `empty_mask`,
+    `missing_id`, those of `read_photo_info`, `size_mismatch` (photo against row, region against row), `rle_invalid`, `empty_mask`,
     `area_mismatch`, `box_mismatch`, `empty_text` (a category, question or answer without text), `no_conversation`, `unknown_task`,
     `seg_in_question`, `seg_count_mismatch`, `empty_target`, `target_index` (no such region, or one that is to be ignored),
     `no_template` (a text is missing and cannot be drawn: a question of a task that is not in `DRAWN_TASKS`, any text without targets).

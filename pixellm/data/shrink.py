@@ -5,10 +5,9 @@ import io
 import numpy as np
 from PIL import Image
 
-from pixellm.data.schema import Region, Row, build_region, region_rle
-from pixellm.errors import InputError, RowError
+from pixellm.data.schema import Region, Row, build_region, photo_set_aside, region_rle
 from pixellm.masks import mask_to_rle, rle_to_mask
-from pixellm.photos import upright_rgb
+from pixellm.photos import load_photo, open_photo
 
 QUALITY = 95  # of JPEG and WebP
 
@@ -17,23 +16,19 @@ def shrink_row(row: Row, max_side: int | None) -> Row:
     """`row`, or where its longer side is above `max_side` pixels a row of that size: an upright RGB photo in the same format, with masks.
 
     `row` has passed `validate_row`: a resized mask would fit any photo. A pixel of a smaller mask is on where at least half of its area
-    was; of a mask with no such pixel, the one that has most of it stays, so no region gets lost. Raises RowError `photo_unreadable`,
-    `photo_format`.
+    was; of a mask with no such pixel, the one that has most of it stays, so no region gets lost. Raises RowError like `read_photo_info`.
     """
     if max_side is None or max(row["height"], row["width"]) <= max_side:
         return row
     scale = max_side / max(row["height"], row["width"])
     height, width = (max(1, round(row[side] * scale)) for side in ("height", "width"))
-    try:
-        with Image.open(io.BytesIO(row["image"])) as photo:
-            stream = io.BytesIO()
-            small = upright_rgb(photo).resize((width, height), Image.Resampling.LANCZOS)
-            profile = photo.info.get("icc_profile") if photo.mode == "RGB" else None  # that of CMYK or grey would be wrong
-            small.save(stream, format=photo.format, quality=QUALITY, icc_profile=profile)
-    except InputError as error:
-        raise RowError("photo_format", str(error)) from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise RowError("photo_unreadable", str(error) or type(error).__name__) from None
+    with photo_set_aside():
+        header, photo = open_photo(row["image"]), load_photo(row["image"])
+    stream = io.BytesIO()
+    profile = photo.info.get("icc_profile")
+    profile = profile if profile and profile[16:20] == b"RGB " else None  # that of CMYK or grey would be wrong
+    small = photo.resize((width, height), Image.Resampling.LANCZOS)
+    small.save(stream, format=header.format, quality=QUALITY, icc_profile=profile)
     regions = [_shrink_region(region, (height, width)) for region in row["regions"]]
     return row | Row(image=stream.getvalue(), height=height, width=width, regions=regions)  # type: ignore[typeddict-item, return-value]
 

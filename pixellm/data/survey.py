@@ -1,7 +1,6 @@
 """What a shard folder holds, counted without its photos, and an HTML page of sample rows with their masks. Needs no network to be read."""
 
 import html
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from pixellm.data.schema import Row, region_rle
 from pixellm.drawing import color_of, draw_masks, to_data_uri
 from pixellm.errors import RowError
 from pixellm.masks import rle_to_mask, union_rles
-from pixellm.photos import upright_rgb
+from pixellm.photos import load_photo
 from pixellm.storage import open_filesystem
 
 COLUMNS = ["height", "width", "regions.list.element.ignore", "regions.list.element.category", "conversations.list.element.targets",
@@ -94,7 +93,7 @@ def build_page(uri: str, found: Survey, rows: list[Row], notes: Sequence[str] = 
 
 
 def _sample_html(row: Row) -> str:
-    photo = upright_rgb(Image.open(io.BytesIO(row["image"])))
+    photo = load_photo(row["image"])
     figures = [f"<figure>{_picture(photo)}<figcaption>{row['width']} x {row['height']} pixels</figcaption></figure>"]
     for index, conversation in enumerate(row["conversations"]):
         try:

@@ -17,8 +17,8 @@ from pixellm.evaluation.breakdowns import by_num_targets, by_size, count_confusi
 from pixellm.evaluation.evaluate import EvaluateConfig, Evaluation, PhotoKey, ScoredAnswer, photo_key, read_photos
 from pixellm.evaluation.figures import Figure, interval
 from pixellm.evaluation.report_page import Card, build_card, build_page
-from pixellm.inference.photos import load_photo
 from pixellm.inference.segmenter import load_segmenter
+from pixellm.photos import load_photo
 from pixellm.storage import join_uri, write_bytes
 
 SCORES = "scores.parquet"

@@ -16,10 +16,10 @@ from PIL import Image
 
 from pixellm.errors import InputError, PixelLMError, RowError, StorageError, TooManyRejectedError
 from pixellm.inference.config import BatchConfig
-from pixellm.inference.photos import load_photo
 from pixellm.inference.segmentation import Segmentation
 from pixellm.inference.segmenter import load_segmenter
 from pixellm.masks import RLE, union_rles
+from pixellm.photos import load_photo
 from pixellm.storage import exists
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from pixellm.drawing import draw_answer
 from pixellm.inference.batch import Record
-from pixellm.inference.photos import load_photo
 from pixellm.masks import mask_to_png, rle_area, rle_box_xywh, rle_to_mask
+from pixellm.photos import load_photo
 from pixellm.storage import join_uri, read_bytes, write_bytes
 
 PredictionFormat = Literal["coco", "png", "overlay"]

@@ -5,7 +5,6 @@ Names that share a word with something in the photo but are not there must get a
 layer reads from the deepest features which words each patch shows, as the language model will have to.
 """
 
-import io
 import time
 import zlib
 from collections.abc import Callable, Iterable
@@ -15,7 +14,6 @@ from typing import Literal
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,7 +28,7 @@ from pixellm.masks import rle_to_mask, union_rles
 from pixellm.model.losses import dice, refined_bce
 from pixellm.model.modeling_pixellm import PixelLMForConditionalGeneration
 from pixellm.model.processing_pixellm import PixelLMImageProcessor
-from pixellm.photos import upright_rgb
+from pixellm.photos import load_photo
 from pixellm.settings import StrictModel
 from pixellm.storage import join_uri, open_filesystem
 from pixellm.train.console import format_duration
@@ -114,7 +112,7 @@ class TowerCollator:
     def collate(self, rows: list[StreamedRow]) -> TowerBatch:
         """One batch: the regions of one name are one mask; absent names are drawn from those that share a word with a present one."""
         rng = np.random.default_rng([self.config.seed, zlib.crc32(repr([(row.epoch, row.key) for row in rows]).encode())])
-        photos = [upright_rgb(Image.open(io.BytesIO(row.row["image"]))) for row in rows]
+        photos = [load_photo(row.row["image"]) for row in rows]
         inputs = self.images.preprocess(photos)
         entries: list[tuple[int, str, np.ndarray]] = []
         patch_words = np.zeros((len(rows), self.patches_per_side**2, self.num_words), np.float32)

@@ -22,8 +22,8 @@ from pixellm.evaluation.evaluate import EvaluateConfig, evaluate, photo_key, rea
 from pixellm.evaluation.pictures import draw_comparison
 from pixellm.evaluation.report import choose_examples
 from pixellm.inference.batch import check_failures
-from pixellm.inference.photos import load_photo
 from pixellm.inference.segmenter import Segmenter
+from pixellm.photos import load_photo
 from pixellm.train.config import TrainConfig
 from pixellm.train.console import format_duration, say
 from pixellm.train.history import History

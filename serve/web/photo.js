@@ -26,10 +26,9 @@ export async function readPhoto(file) {
   return {name: file.name || "photo.png", type: sent.type, url, width, height, dataUrl: await toDataUrl(sent)};
 }
 
-// Browsers turn photos by EXIF in JPEG; the server also by EXIF in other formats, and by XMP.
+// All browsers turn photos by EXIF in JPEG; the server also in PNG and WebP.
 async function mayTurnOtherwise(file) {
-  const bytes = new TextDecoder("latin1").decode(await file.arrayBuffer());
-  return bytes.includes("tiff:Orientation") || (file.type !== "image/jpeg" && /exif/i.test(bytes));
+  return file.type !== "image/jpeg" && /exif/i.test(new TextDecoder("latin1").decode(await file.arrayBuffer()));
 }
 
 function drawAnew(image, type) {

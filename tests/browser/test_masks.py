@@ -10,9 +10,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from pixellm.drawing import color_of
-from pixellm.inference.photos import load_photo
 from pixellm.masks import mask_to_rle
-from pixellm.photos import upright_rgb
+from pixellm.photos import PhotoLimits, load_photo, upright_rgb
 from pixellm.testing import random_photo
 from serve.limits import decode_base64
 from tests.browser.actions import ask_to_the_end, choose_photo, lit_masks, painted, point_at, saved, to_image
@@ -133,7 +132,7 @@ def test_what_is_saved_is_what_is_seen(asked, tmp_path):
 
 
 def test_the_server_reads_the_photo_as_the_page_shows_it(page):
-    """The server turns photos by EXIF in all formats and by XMP, browsers do so by EXIF in JPEG."""
+    """The server turns photos by EXIF in all formats, browsers in JPEG; neither does so by XMP."""
     photo = np.full((48, 64, 3), 255, dtype=np.uint8)
     photo[:16, :16] = (255, 0, 0)
     files = []
@@ -163,7 +162,7 @@ def test_the_server_reads_the_photo_as_the_page_shows_it(page):
     }""", files)
     for (kind, orientation, data), (url, height, width, pixels) in zip(files, results, strict=True):
         seen = np.array(pixels.split(" "), dtype=int).reshape(height, width, 4)[..., :3]
-        read = np.asarray(load_photo(decode_base64(url), max_pixels=10_000), dtype=int)
+        read = np.asarray(load_photo(decode_base64(url), PhotoLimits(max_pixels=10_000)), dtype=int)
         assert seen.shape == read.shape and abs(seen - read).mean() < 3, (kind, orientation)
         if kind in ("JPEG", "PNG") and orientation != "XMP":
             assert seen.shape == np.asarray(upright_rgb(to_image(bytes(data)))).shape, (kind, orientation)

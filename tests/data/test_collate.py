@@ -77,7 +77,7 @@ def test_photo_is_upright():
 
 
 @pytest.mark.parametrize(("changes", "reason"), [
-    ({"image": b"not a photo"}, "photo_unreadable"),
+    ({"image": b"not a photo"}, "photo_format"),
     ({"image": make_photo()[:200]}, "photo_unreadable"),
     ({"image": make_photo(height=10)}, "size_mismatch"),
     ({"conversations": []}, "no_conversation"),
@@ -93,7 +93,7 @@ def test_a_bad_row_has_its_reason(changes, reason):
 def test_a_bad_row_is_set_aside_alone():
     batch = make_collator().build(stream([make_row(0, image=b"x"), make_row(1), make_row(2)]))
     assert batch.num_photos == 2 and len(batch.consumed) == 3, "a row that is set aside is consumed: it is not tried again this epoch"
-    assert [(each.key, each.reason) for each in batch.set_aside] == [("test/train/0", "photo_unreadable")]
+    assert [(each.key, each.reason) for each in batch.set_aside] == [("test/train/0", "photo_format")]
 
 
 def test_a_micro_batch_without_a_usable_row_weighs_nothing():
@@ -121,7 +121,7 @@ def test_too_many_bad_rows_stop_the_run_on_every_worker_and_after_a_resume():
             counter.add(len(batch.consumed), len(batch.set_aside), batch.set_aside if is_mine else [])
         return counter
 
-    with pytest.raises(TooManyRejectedError, match=r"6 of .* max_rejected_share is 0.05; the last one here, test/train/20: photo_unread"):
+    with pytest.raises(TooManyRejectedError, match=r"6 of .* max_rejected_share is 0.05; the last one here, test/train/20: photo_format"):
         count(SetAsideCounter(0.05), batches)
     with pytest.raises(TooManyRejectedError, match=r"6 of .* rows could not be used, max_rejected_share is 0.05$"):
         count(SetAsideCounter(0.05), batches, is_mine=False)

@@ -39,8 +39,8 @@ def test_rows_without_regions_and_without_text_are_valid() -> None:
 
 @pytest.mark.parametrize(("changes", "reason"), [
     ({"image_id": ""}, "missing_id"),
-    ({"image": b""}, "photo_unreadable"),
-    ({"image": b"<html>"}, "photo_unreadable"),
+    ({"image": b""}, "photo_format"),
+    ({"image": b"<html>"}, "photo_format"),
     ({"image": make_photo()[:-60]}, "photo_unreadable"),
     ({"image": make_photo(image_format="PNG")[:-60]}, "photo_unreadable"),
     ({"image": make_photo(image_format="GIF")}, "photo_format"),

@@ -66,11 +66,11 @@ def test_bad_rows_are_set_aside_with_their_reason_and_counted(tmp_path: Path) ->
     ]
     manifest = write_shards(rows, str(tmp_path), ShardOptions(max_rejected_share=0.3))
     assert (manifest.num_rows, manifest.num_rejected_rows, manifest.num_rejected_annotations) == (8, 4, 1)
-    reasons = ("duplicate_id", "empty_mask", "nothing_to_ask", "photo_missing", "photo_unreadable")
+    reasons = ("duplicate_id", "empty_mask", "nothing_to_ask", "photo_format", "photo_missing")
     assert manifest.rejected_by_reason == dict.fromkeys(reasons, 1)
     lines = rejected_lines(tmp_path)
     assert [(line["image_id"], line["reason"], line["annotation_id"]) for line in lines] == [
-        ("3", "duplicate_id", None), ("20", "photo_unreadable", None), ("21", "photo_missing", None), ("2", "empty_mask", "7"),
+        ("3", "duplicate_id", None), ("20", "photo_format", None), ("21", "photo_missing", None), ("2", "empty_mask", "7"),
         ("22", "nothing_to_ask", None)]
     assert all(line["detail"] for line in lines)
 

@@ -25,14 +25,14 @@ def test_counts_are_those_of_the_rows(folder: str) -> None:
     found = survey(folder)
     assert (found.targets, found.questions, found.tasks) == ({2: 6, 0: 1}, {1: 5, 2: 1}, {"reasoning": 6, "vqa": 1})
     assert found.longest_sides == {0: 6} and found.categories == {"cat": 6, "dog": 6} and found.num_ignored == 1
-    assert found.manifest.rejected_by_reason == {"photo_unreadable": 1}
+    assert found.manifest.rejected_by_reason == {"photo_format": 1}
 
 
 def test_the_job_prints_bars_and_writes_a_page(folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     inspect_data.main([f"uri={folder}", f"output={tmp_path / 'page.html'}", "samples=6"])
     said = capsys.readouterr().out
     assert "6 photos, 12 regions (1 to be ignored), 7 questions, 12 targets" in said
-    assert f"2          6  {'#' * 40}" in said and "photo_unreadable" in said
+    assert f"2          6  {'#' * 40}" in said and "photo_format" in said
     page = (tmp_path / "page.html").read_text()
     assert page.count("<section>") == 6 and page.count("<img") == 13 and "&lt;b&gt;None?" in page and "<b>None?" not in page
 

@@ -63,7 +63,7 @@ def test_a_hopeless_job_stops_early_and_leaves_the_earlier_shards(local_ray, tmp
     for number in range(1, 41):
         (tmp_path / f"images/{number}.jpg").write_bytes(b"x" * (tmp_path / f"images/{number}.jpg").stat().st_size)
     monkeypatch.setattr(preparing, "MIN_ROWS_TO_JUDGE", 4)
-    with pytest.raises(TooManyRejectedError, match=r"rows were set aside, above max_rejected_share=0.05: .*photo_unreadable"):
+    with pytest.raises(TooManyRejectedError, match=r"rows were set aside, above max_rejected_share=0.05: .*photo_format"):
         prepare(CocoSource(**keys, seed=1), output, small)
     assert read_manifest(output) == before == verify_checksums(output)
-    assert "photo_unreadable" in (tmp_path / "out/rejected.jsonl").read_text()
+    assert "photo_format" in (tmp_path / "out/rejected.jsonl").read_text()

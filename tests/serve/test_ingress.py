@@ -263,7 +263,7 @@ def test_health_is_answered_while_photos_decode(monkeypatch):
     import threading
 
     release = threading.Event()
-    monkeypatch.setattr("serve.limits.load_photo", lambda data, max_pixels: release.wait(10) and Image.new("RGB", (4, 4)))
+    monkeypatch.setattr("serve.limits.load_photo", lambda data, limits: release.wait(10) and Image.new("RGB", (4, 4)))
 
     async def run():
         async with httpx.AsyncClient(transport=httpx.ASGITransport(build_api(CONFIG, RuleModel())), base_url="http://test") as client:

@@ -91,9 +91,9 @@ def test_a_photo_without_annotations_is_asked_about_what_is_not_there(tmp_path: 
 
 @pytest.mark.parametrize(("break_photo", "reason"), [
     (lambda file: file.unlink(), "photo_missing"),
-    (lambda file: file.write_bytes(b"not a photo"), "photo_unreadable"),
+    (lambda file: file.write_bytes(b"not a photo"), "photo_format"),
     (lambda file: file.write_bytes(file.read_bytes()[:-100]), "photo_unreadable"),
-    (lambda file: file.write_bytes(b""), "photo_unreadable"),
+    (lambda file: file.write_bytes(b""), "photo_format"),
 ])
 def test_a_bad_photo_is_set_aside_and_the_others_go_on(tmp_path: Path, break_photo: Any, reason: str) -> None:
     images = [image(number) for number in range(1, 40)]

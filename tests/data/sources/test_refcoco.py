@@ -129,7 +129,7 @@ def test_a_bad_image_is_set_aside(tmp_path: Path, images: list[Any], reason: str
     assert len(rows) == 1 and (rejected.image_id, rejected.reason, rejected.annotation_id) == ("2", reason, None)
 
 
-@pytest.mark.parametrize(("content", "reason"), [(None, "photo_missing"), (b"", "photo_unreadable"), (b"not a photo", "photo_unreadable")])
+@pytest.mark.parametrize(("content", "reason"), [(None, "photo_missing"), (b"", "photo_format"), (b"not a photo", "photo_format")])
 def test_a_bad_photo_is_set_aside(tmp_path: Path, content: bytes | None, reason: str) -> None:
     write_refer(tmp_path, [*REFS, ref(4, 20, "x", image_id=2)], [*ANNOTATIONS, annotation(20, image_id=2)], [image(1), image(2)])
     file = tmp_path / "images/mscoco/images/train2014/COCO_train2014_000000000002.jpg"
