@@ -15,7 +15,7 @@ from pixellm.model import conversion
 from pixellm.model.llama_tokenizer import Conversation, load_llama_tokenizer
 from pixellm.model.presets import IMAGE_TOKEN, build_processor, codebook_tokens
 from pixellm.model.tensor_plan import Plan, write_model
-from pixellm.settings import StrictModel, parse_command_line
+from pixellm.settings import Seed, StrictModel, parse_command_line
 
 
 class ConvertConfig(StrictModel):
@@ -30,7 +30,7 @@ class ConvertConfig(StrictModel):
     num_tokens_per_scale: int = Field(3, gt=0, description="N, codebook tokens per scale")
     codebook_token_ids: tuple[int, ...] | None = Field(None, description="ids of [SEG0] …, to be checked against the tokenizer's")
     language_model: conversion.LanguageModelSettings | None = Field(None, description="only for a checkpoint without config.json")
-    seed: int = Field(0, description="of the mask head's initial values, which LLaVA has none of")
+    seed: Seed = Field(0, description="of the mask head's initial values, which LLaVA has none of")
 
     @model_validator(mode="after")
     def _one_source(self) -> "ConvertConfig":

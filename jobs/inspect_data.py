@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pixellm.data.survey import build_page, read_samples, survey
 from pixellm.errors import PixelLMError
-from pixellm.settings import StrictModel, parse_command_line
+from pixellm.settings import Seed, StrictModel, parse_command_line
 from pixellm.storage import write_bytes
 from pixellm.uris import Uri
 
@@ -17,7 +17,7 @@ class InspectConfig(StrictModel):
     uri: Uri = Field(description="shard folder")
     output: Uri = Field("samples.html", validate_default=True, description="the page; a local path or a URI")
     samples: int = Field(12, ge=0, description="rows on the page")
-    seed: int = Field(0, description="which rows")
+    seed: Seed = Field(0, description="which rows")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -4,9 +4,9 @@ import argparse
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from pixellm.errors import ConfigError
 from pixellm.plain_yaml import Typed, decode_yaml, parse_yaml
@@ -20,6 +20,9 @@ class StrictModel(BaseModel):
 
 
 ConfigT = TypeVar("ConfigT", bound=StrictModel)
+
+# The seed of a run: any int64. NumPy takes none below 0, so those stand for the numbers that have the same lower 63 bits.
+Seed = Annotated[int, Field(ge=-2**63, lt=2**63), AfterValidator(lambda seed: seed % 2**63)]
 
 
 def build_config(model: type[ConfigT], values: dict[str, Any], where: str = "configuration") -> ConfigT:

@@ -53,7 +53,8 @@ class ChatRequest(_Open):
     max_tokens: int | None = Field(default=None, ge=1, description="The older name of `max_completion_tokens`.")
     temperature: float | None = Field(default=None, ge=0, le=2, description="Left out or 0: the most likely tokens.")
     top_p: float | None = Field(default=None, gt=0, le=1)
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    seed: int | None = Field(default=None, ge=-2**63, lt=2**63, description="Any int64; the same one draws the same answer. -1: the server "
+                             "draws anew each time.")
     stop: str | list[str] | None = None
     n: Literal[1] | None = None
     stream: bool | None = None

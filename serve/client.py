@@ -9,20 +9,24 @@ import io
 import random
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from PIL import Image
+from pydantic import BaseModel, ValidationError
 
 from pixellm.errors import ServerError
+from pixellm.photos import upright_rgb
 from serve.schemas import Problem, SegmentAnswers, SegmentPart, SegmentResponse
 
-Photo = bytes | str | Path | Image.Image  # an encoded file, the path of one, or a picture, which is sent as PNG
+Photo = bytes | str | Path | Image.Image  # an encoded file, the path of one, or a picture, which is sent upright and RGB, as PNG
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _RETRIED_STATUSES = {408, 429, 502, 503}  # the server did not begin to answer, or lost its model; 504 would take as long again
+_PROBLEM = "application/problem+json"
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 
 
@@ -30,7 +34,7 @@ class Client:
     """Asks the server at `url`. Safe for use from several threads; close it, or use it as a context manager.
 
     A question is asked up to 1 + `max_retries` times, with growing waits, or those that the server wishes. Every method raises ServerError
-    with the server's own words, and OSError for a photo that cannot be read.
+    with the server's own words, OSError for a photo that cannot be read, and InputError for a picture whose pixels have no known white.
     """
 
     def __init__(self, url: str = "http://127.0.0.1:8000", timeout_s: float = 120, max_retries: int = 3,
@@ -42,28 +46,23 @@ class Client:
     def segment(self, photo: Photo, question: str, max_new_tokens: int | None = None) -> SegmentResponse:
         """One question about one photo; masks come as COCO RLE."""
         with self._post(photo, [question], max_new_tokens) as response:
-            return SegmentResponse.model_validate_json(response.read())
+            return _parse(SegmentResponse, response.read(), self.url)
 
     def segment_all(self, photo: Photo, questions: Sequence[str], max_new_tokens: int | None = None) -> list[SegmentResponse]:
         """Several questions about one photo, in one request."""
         if len(questions) < 2:
             return [self.segment(photo, question, max_new_tokens) for question in questions]
         with self._post(photo, questions, max_new_tokens) as response:
-            return SegmentAnswers.model_validate_json(response.read()).answers
+            return _parse(SegmentAnswers, response.read(), self.url).answers
 
     def stream(self, photo: Photo, questions: Sequence[str], max_new_tokens: int | None = None) -> Iterator[SegmentPart]:
         """Text, masks and answers as they come. Not tried again once the first part is here."""
         with self._post(photo, questions, max_new_tokens, stream="true") as response:
-            kind = ""
-            for line in response.iter_lines():
-                field, _, value = line.partition(": ")
-                if field == "event":
-                    kind = value
-                elif field == "data" and kind == "error":
-                    problem = Problem.model_validate_json(value)
+            for kind, data in _read_events(response.iter_bytes()):
+                if kind == "error":
+                    problem = _parse(Problem, data, self.url)
                     raise ServerError(problem.status, problem.code, problem.detail)
-                elif field == "data":
-                    yield SegmentPart.model_validate_json(value)
+                yield _parse(SegmentPart, data, self.url)
 
     @contextmanager
     def _post(self, photo: Photo, questions: Sequence[str], max_new_tokens: int | None, **more: str) -> Iterator[httpx.Response]:
@@ -93,7 +92,7 @@ class Client:
             else:
                 if response.status_code == 200:
                     return response
-                if is_last or response.status_code not in _RETRIED_STATUSES:
+                if is_last or not _may_go_well(response):
                     raise self._to_error(response)
                 wished = response.headers.get("retry-after", "")
                 wait_s = max(wait_s, min(_LONGEST_WAIT_S, float(wished))) if wished.isdigit() else wait_s
@@ -120,6 +119,33 @@ class Client:
         self.close()
 
 
+def _may_go_well(response: httpx.Response) -> bool:
+    """Whether to try again: a 500 in the server's own words would come again, one of a proxy before it says that it lost the server."""
+    is_ours = response.headers.get("content-type", "").startswith(_PROBLEM)
+    return response.status_code in _RETRIED_STATUSES or (response.status_code == 500 and not is_ours)
+
+
+def _read_events(chunks: Iterable[bytes]) -> Iterator[tuple[str, bytes]]:
+    """Name and data of server-sent events. Lines end with a line feed only: in JSON, U+2028 and U+0085 are letters like any other."""
+    kind, rest = "", b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            field, _, value = line.rstrip(b"\r").partition(b":")
+            if field == b"event":
+                kind = value.strip().decode()
+            elif field == b"data":
+                yield kind, value
+
+
+def _parse(model: type[ModelT], data: bytes, url: str) -> ModelT:
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        raise ServerError(200, "no_answer_of_ours", f"{url} sent something else than this API's answer ({error.errors()[0]['msg']}); does "
+                          "the address lead to the model's server?") from None
+
+
 def _no_answer(url: str, error: Exception) -> ServerError:
     return ServerError(0, "no_answer", f"no answer from {url} ({error}); is the model deployed there (jobs.deploy)?")
 
@@ -129,6 +155,6 @@ def _to_bytes(photo: Photo) -> bytes:
         return photo
     if isinstance(photo, Image.Image):
         stream = io.BytesIO()
-        photo.save(stream, "PNG")
+        upright_rgb(photo).save(stream, "PNG")  # a PNG of ours says nothing about how the photo is turned, and has no CMYK
         return stream.getvalue()
     return Path(photo).read_bytes()

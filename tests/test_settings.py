@@ -2,11 +2,13 @@
 
 import re
 
+import numpy as np
 import pytest
+import torch
 from pydantic import Field
 
 from pixellm.errors import ConfigError
-from pixellm.settings import StrictModel, build_config, load_yaml, parse_command_line
+from pixellm.settings import Seed, StrictModel, build_config, load_yaml, parse_command_line
 
 
 class Optimizer(StrictModel):
@@ -101,3 +103,18 @@ def test_help_lists_the_keys_of_sub_models_as_they_are_written(capsys):
     with pytest.raises(SystemExit):
         parse_command_line(Whole, "a job", ["--help"])
     assert "  run.steps: int (required)  optimizer steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("seed", [0, 7, -1, -2, -(2**63), 2**63 - 1])
+def test_any_int64_is_a_seed_that_numpy_and_torch_take(seed):
+    class Seeded(StrictModel):
+        seed: Seed = 0
+
+    taken = build_config(Seeded, {"seed": seed}).seed
+    np.random.default_rng([taken, 1])
+    torch.manual_seed(taken + 4096)  # and the rank of a worker
+    assert taken == seed or seed < 0 <= taken
+    assert build_config(Seeded, {"seed": taken}).seed == taken
+    assert build_config(Seeded, {"seed": seed - 1 if seed > -(2**63) else 1}).seed != taken
+    with pytest.raises(ConfigError, match="seed: Input should be"):
+        build_config(Seeded, {"seed": 2**63})

@@ -18,7 +18,7 @@ from pixellm.data.schema import ROW_SCHEMA, SKIP_REASONS, RejectedRow, Row, vali
 from pixellm.data.shrink import shrink_row
 from pixellm.data.sources.plan import PhotoRecord, RowBuilder
 from pixellm.errors import RowError, StorageError, TooManyRejectedError
-from pixellm.settings import StrictModel
+from pixellm.settings import Seed, StrictModel
 from pixellm.storage import read_bytes
 
 NUM_READ_AHEAD = 16  # photos in flight: hides the latency of an object store
@@ -32,7 +32,7 @@ class ShardOptions(StrictModel):
     row_group_mb: float = Field(32, gt=0, description="about the size of a row group, the unit of reading; a reader holds one in memory")
     max_side: int | None = Field(None, gt=0, description="larger photos, and their masks, are resized to it; none: stored as shipped")
     max_rejected_share: float = Field(0.05, ge=0, le=1, description="above it, of the photos or of the annotations, the job stops")
-    seed: int = Field(0, description="of the shuffle")
+    seed: Seed = Field(0, description="of the shuffle")
 
     @property
     def parts_per_shard(self) -> int:

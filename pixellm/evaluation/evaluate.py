@@ -30,6 +30,7 @@ from pixellm.evaluation.metrics import Metrics, QuestionScore, score_questions, 
 from pixellm.evaluation.protocols import PROTOCOLS, Judgement, Protocol, terms
 from pixellm.inference.batch import AnySegmenter, Record, answer_rows, segmenter_builder
 from pixellm.inference.config import BatchConfig
+from pixellm.settings import Seed
 from pixellm.storage import open_filesystem
 from pixellm.uris import Uri
 
@@ -49,7 +50,7 @@ class EvaluateConfig(BatchConfig):
     max_rows: int | None = Field(None, gt=0, description="photos to evaluate, the first of the shuffled shards")
     num_examples: int = Field(24, ge=0, description="cards on the page")
     examples: Literal["mixed", "random", "worst", "best"] = Field("mixed", description="mixed: a third of each")
-    seed: int = Field(0, description="of the questions drawn from templates, of the random examples and of the intervals")
+    seed: Seed = Field(0, description="of the questions drawn from templates, of the random examples and of the intervals")
     protocol: Protocol = Field("muse", description=f"what is counted: {', '.join(PROTOCOLS)}; docs/evaluation.md describes them")
     teacher_forced: bool = Field(False, description="feed the true answers, so that only the masks are the model's; figures say so")
     judge: Literal["none", "offline", "endpoint"] = Field("offline", description="of muse: who scores the words. offline compares words, "

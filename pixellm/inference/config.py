@@ -56,10 +56,13 @@ class Turn(NamedTuple):
     answer: str
 
 
+ANY_SEED = -1
+
+
 @dataclass(frozen=True)
 class AnswerOptions:
-    """How to answer. `temperature` None is greedy; else tokens are drawn, and the same `seed` draws the same answer in any company (in
-    float32; in bfloat16 near ties may fall otherwise).
+    """How to answer. `temperature` None is greedy; else tokens are drawn, and the same `seed` (int64) draws the same answer in any company
+    (in float32; in bfloat16 near ties may fall otherwise). `ANY_SEED` draws anew each time.
 
     The answer ends before the first of the `stop` strings, before a target beyond `max_targets`, and with DeadlineError after `timeout_s`.
     Questions of different `client`s take turns. `history` is what was said before about the photo, in order.

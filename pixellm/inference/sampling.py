@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pixellm.errors import InputError
+from pixellm.inference.config import ANY_SEED
 
 
 class Sampler(Protocol):
@@ -46,8 +47,14 @@ class Sampled:
                              "leave it out for greedy answers")
         if not 0 < top_p <= 1:
             raise InputError("top_p_invalid", f"top_p is {top_p}, expected more than 0 and at most 1")
+        if not -2**63 <= seed < 2**63:
+            raise InputError("seed_invalid", f"seed is {seed}, expected an int64, from -2**63 to 2**63 - 1; leave it out for 0")
         self.temperature, self.top_p, self.seed = temperature, top_p, seed
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator()
+        if seed == ANY_SEED:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(seed)
 
     def choose(self, logits: Tensor) -> int:
         """Inverts the cumulative distribution in the order of the ids: rounding cannot reorder it, as it could a sorted one."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pixellm.settings import StrictModel
+from pixellm.settings import Seed, StrictModel
 from pixellm.train.engine_settings import EngineSettings
 from pixellm.train.reporting import TelemetrySettings, ValidationSettings
 from pixellm.uris import ModelUri, Uri
@@ -112,7 +112,7 @@ class TrainConfig(EngineSettings):
     log_every_steps: int = Field(10, gt=0)
     telemetry: TelemetrySettings = TelemetrySettings()
     validation: ValidationSettings | None = Field(None, description="held-out questions that each checkpoint answers beside the training")
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _something_is_trained(self) -> "TrainConfig":

@@ -29,7 +29,7 @@ from pixellm.model.losses import dice, refined_bce
 from pixellm.model.modeling_pixellm import PixelLMForConditionalGeneration
 from pixellm.model.processing_pixellm import PixelLMImageProcessor
 from pixellm.photos import load_photo
-from pixellm.settings import StrictModel
+from pixellm.settings import Seed, StrictModel
 from pixellm.storage import join_uri, open_filesystem
 from pixellm.train.console import format_duration
 from pixellm.train.step import learning_rate_factor
@@ -54,7 +54,7 @@ class TowerConfig(StrictModel):
     patch_weight: float = Field(1.0, ge=0, description="of the words of patches beside the masks")
     torch_threads: int = Field(2, gt=0)
     log_every_steps: int = Field(50, gt=0)
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def create(url: str, question: str, labels: str) -> "DetectionFunction":
         def detect(self, context: Any, image: Image.Image) -> list:
             """Masks of at least the threshold's score, as polygons where CVAT wants those."""
             found = []
-            for mask in self._client.segment(image.convert("RGB"), question).masks:
+            for mask in self._client.segment(image, question).masks:
                 fitting = names if len(names) == 1 else [name for name in names if name.lower() in mask.label.lower()]
                 if not mask.area or not fitting or mask.score < (context.conf_threshold or 0):
                     continue

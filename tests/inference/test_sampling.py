@@ -41,6 +41,16 @@ def test_a_seed_fixes_the_draws_and_rounding_does_not_move_them():
     assert draw(1, 0.0) == draw(1, 0.0) == draw(1, 1e-6) != draw(2, 0.0)
 
 
+@pytest.mark.parametrize("seed", [-2, -(2**63), 2**63 - 1])
+def test_any_int64_is_a_seed(seed):
+    def draw(seed):
+        sampler = Sampled(seed=seed)
+        return [sampler.choose(LOGITS) for _ in range(100)]
+
+    assert draw(seed) == draw(seed) != draw(seed + 1 if seed < 0 else 0)
+    assert draw(-1) != draw(-1), "which is a new one each time"
+
+
 def test_ids_at_the_minimum_are_never_drawn():
     logits = LOGITS.clone()
     logits[[0, 4]] = torch.finfo(logits.dtype).min
@@ -50,7 +60,8 @@ def test_ids_at_the_minimum_are_never_drawn():
 
 @pytest.mark.parametrize(("arguments", "code"), [
     ({"temperature": 0.0}, "temperature_invalid"), ({"temperature": float("nan")}, "temperature_invalid"),
-    ({"temperature": float("inf")}, "temperature_invalid"), ({"top_p": 0.0}, "top_p_invalid"), ({"top_p": 1.1}, "top_p_invalid")])
+    ({"temperature": float("inf")}, "temperature_invalid"), ({"top_p": 0.0}, "top_p_invalid"), ({"top_p": 1.1}, "top_p_invalid"),
+    ({"seed": 2**63}, "seed_invalid"), ({"seed": -2**63 - 1}, "seed_invalid")])
 def test_values_out_of_range_are_clear_errors(arguments, code):
     with pytest.raises(InputError) as error:
         Sampled(**arguments)

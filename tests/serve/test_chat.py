@@ -83,6 +83,13 @@ def test_what_goes_over_the_wire_in_a_stream():
     assert all({"index", "finish_reason"} <= choice.keys() for choice in choices)
 
 
+@pytest.mark.parametrize("seed", [-1, -7, -(2**63), 2**63 - 1])
+def test_any_int64_is_a_seed(seed):
+    model = RuleModel()
+    complete(model=model, temperature=1, seed=seed)
+    assert [ask.options.seed for ask in model.asks] == [seed]
+
+
 def test_options_reach_the_model():
     model = RuleModel()
     complete(model=model, temperature=0.5, top_p=0.9, seed=7, stop=["end"], max_tokens=5)
@@ -133,7 +140,7 @@ def test_conversations_that_cannot_be_answered(messages, status, code):
 @pytest.mark.parametrize("more, status, code", [
     ({"model": "gpt-4o"}, 404, "model_not_found"), ({"n": 2}, 422, "n_invalid"), ({"temperature": -1}, 422, "temperature_invalid"),
     ({"top_p": 0}, 422, "top_p_invalid"), ({"stop": ["a"] * 5}, 422, "stop_invalid"), ({"stop": ""}, 422, "stop_invalid"),
-    ({"max_tokens": 0}, 422, "max_tokens_invalid"), ({"seed": -1}, 422, "seed_invalid")])
+    ({"max_tokens": 0}, 422, "max_tokens_invalid"), ({"seed": 2**63}, 422, "seed_invalid")])
 def test_options_that_cannot_be_followed(more, status, code):
     body = {"model": "test", "messages": [user("Which?", PHOTO)], **more}
     assert_problem(call("POST", "/v1/chat/completions", json=body), status, code)

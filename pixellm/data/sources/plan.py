@@ -15,7 +15,7 @@ import pyarrow as pa
 from pixellm.data.schema import RejectedRow, Row
 from pixellm.data.sources.photos import PhotoFolder
 from pixellm.errors import RowError
-from pixellm.settings import StrictModel
+from pixellm.settings import Seed, StrictModel
 
 RECORD_SCHEMA = pa.schema([
     pa.field("image_id", pa.string(), nullable=False),
@@ -67,7 +67,7 @@ class SourcePlan:
 class Source(StrictModel):
     """Base of every source: its configuration. Fields that a user must give have no default."""
 
-    seed: int = 0
+    seed: Seed = 0
 
     @abstractmethod
     def plan(self) -> SourcePlan:

@@ -14,6 +14,7 @@ from pixellm.data.schema import Conversation, RejectedRow, Row, build_region
 from pixellm.data.sources.plan import PhotoRecord, PlanDraft, Source, SourcePlan
 from pixellm.data.sources.shapes_questions import COLORS, SHAPES, SceneObject, all_texts, make_questions
 from pixellm.masks import mask_to_rle
+from pixellm.settings import Seed
 
 __all__ = ["COLOR_RGB", "Scene", "ShapesSource", "all_texts", "draw_scene"]
 
@@ -52,7 +53,7 @@ class ShapesSource(Source):
     """Drawn scenes of coloured shapes; needs no files. Those from `first_scene` to `first_scene + num_scenes - 1` of `seed`."""
 
     num_scenes: int = Field(gt=0)
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     first_scene: int = Field(0, ge=0)
     split: str = "train"
     size_px: int = Field(96, ge=48)

@@ -1,5 +1,6 @@
 """CVAT's auto-annotation function, as `cvat-sdk` calls it, and its form of a mask by hand."""
 
+import io
 import types
 
 import numpy as np
@@ -49,3 +50,16 @@ def test_the_function_as_cvat_calls_it(server):
     assert detect("apple,pear") == [] and detect("half", 0.9) == []
     (polygon,) = detect("half", conv_mask_to_poly=True)
     assert (polygon.type.value, polygon.points) == ("polygon", [0, 0, 20, 0, 20, 20, 0, 20])
+
+
+def test_a_photo_is_sent_as_its_file_shows_it(server):
+    """Turned by EXIF, in print colours, in 16 bits: the mask is of the upright photo."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = io.BytesIO()
+    Image.new("CMYK", (20, 40)).save(data, "JPEG", exif=exif)
+    context = types.SimpleNamespace(frame_name="a.jpg", conf_threshold=None, conv_mask_to_poly=False)
+    left_half = masks.encode_mask(np.broadcast_to(np.arange(40) < 20, (20, 40)))
+    for photo in (Image.open(data), Image.new("I;16", (40, 20), 40_000), Image.new("LA", (40, 20))):
+        (found,) = cvat.create(server, "Which half?", "thing").detect(context, photo)
+        assert found.points == left_half
