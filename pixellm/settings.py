@@ -12,6 +12,8 @@ from pixellm.errors import ConfigError
 from pixellm.plain_yaml import Typed, decode_yaml, parse_yaml
 from pixellm.typed_values import to_typed
 
+PACKAGE_ROOT = Path(__file__).resolve().parents[1]  # holds jobs/configs and serve/configs
+
 
 class StrictModel(BaseModel):
     """Base of every configuration: immutable, and an unknown key is an error."""
@@ -55,11 +57,12 @@ def load_yaml(path: str | Path, model: type[ConfigT], overrides: list[str] | tup
 def read_values(path: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -> dict[str, Any]:
     """The keys of a file, where one is given, and of overrides, with words as they were written: `build_config` knows their types.
 
+    A file that ships with the package, such as `jobs/configs/train_tiny_cpu.yaml`, is found from any working directory.
     Raises ConfigError: no such file, not YAML, a key that is given twice.
     """
     if path is None:
         return _override({}, overrides)
-    file = Path(path)
+    file = next((each for each in (Path(path), PACKAGE_ROOT / path) if each.is_file()), Path(path))
     if not file.is_file():
         raise ConfigError(f"configuration file {file} does not exist")
     values = parse_yaml(decode_yaml(file.read_bytes(), str(file)), str(file))

@@ -1,6 +1,7 @@
 """pixellm/settings.py: strict models from YAML and from the command line."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from pydantic import Field
 
 from pixellm.errors import ConfigError
-from pixellm.settings import Seed, StrictModel, build_config, load_yaml, parse_command_line
+from pixellm.settings import Seed, StrictModel, build_config, load_yaml, parse_command_line, read_values
 
 
 class Optimizer(StrictModel):
@@ -118,3 +119,11 @@ def test_any_int64_is_a_seed_that_numpy_and_torch_take(seed):
     assert build_config(Seeded, {"seed": seed - 1 if seed > -(2**63) else 1}).seed != taken
     with pytest.raises(ConfigError, match="seed: Input should be"):
         build_config(Seeded, {"seed": 2**63})
+
+
+def test_a_file_that_ships_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_values("jobs/configs/prepare_shapes_val.yaml")["source"] == "shapes"
+    (tmp_path / "jobs/configs").mkdir(parents=True)
+    (tmp_path / "jobs/configs/prepare_shapes_val.yaml").write_text("source: coco")
+    assert read_values("jobs/configs/prepare_shapes_val.yaml") == {"source": "coco"}, "a file of the reader's own comes first"

@@ -1,0 +1,25 @@
+"""The documents' commands run as they are printed: in a folder of the reader's own, with no Ray, and on a head that runs."""
+
+import json
+
+import pytest
+
+from tests.docs.blocks import read_all
+from tests.ray.namespace import run_apart
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
+
+
+@pytest.mark.parametrize("mode", ["auto", "head"])
+def test_every_block_that_can_run_ends_well(mode, tmp_path_factory, record_result):
+    folder = tmp_path_factory.getbasetemp().parent / f"d{mode}"  # short: Ray's sockets lie below it
+    folder.mkdir()
+    said = run_apart("tests.docs.run_blocks", mode, folder, env={})
+    ended = [json.loads(line) for line in said.splitlines() if line.startswith('{"place"')]
+    blocks = read_all()
+    expected = [block.place for block in blocks if block.kind and (mode == "head" or not block.kind.startswith("server"))]
+    assert [each["place"] for each in ended] == expected
+    failed = [each for each in ended if each["status"]]
+    assert not failed, "\n".join(f"{each['place']}: {each['output']}" for each in failed)
+    record_result(f"documents_{mode}", {"num_run": len(ended), "num_not_run": sum(block.kind is None for block in blocks),
+                                        "seconds": {each["place"]: each["seconds"] for each in ended}})
