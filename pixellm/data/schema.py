@@ -18,7 +18,7 @@ from pixellm.photos import decode_photo, open_photo
 
 SEG = "{seg}"
 TASKS = ("semantic", "referring", "reasoning", "vqa")
-SKIP_REASONS = frozenset({"nothing_to_ask"})  # recorded and counted, but not bad data: outside the share that stops a job
+SKIP_REASONS = frozenset({"nothing_to_ask", "name_not_utf8"})  # recorded and counted, but outside the share that stops a job
 DRAWN_TASKS = ("semantic", "referring")  # whose questions can be drawn from category names alone
 
 REGION_TYPE = pa.struct([

@@ -70,6 +70,7 @@ class InstancesBuilder:
         image, dataset = content["image"], self.source.dataset
         frame = PhotoFrame(photo, (image["height"], image["width"]))
         absent, incomplete = self._absent_and_incomplete(image)
+        absent = absent if record.is_complete else set()
         regions: list[Region] = []
         by_category: dict[int, list[int]] = defaultdict(list)
         annotated: set[int] = set()

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import posixpath
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,12 +12,12 @@ from PIL import Image
 
 from pixellm.data.schema import RejectedRow, Row
 from pixellm.data.sources.frame import PhotoFrame
-from pixellm.data.sources.photos import PhotoFolder
+from pixellm.data.sources.photos import PhotoFolder, path_stem
 from pixellm.data.sources.plan import PhotoRecord, PlanDraft, SourcePlan
 from pixellm.data.sources.semantic import SemanticSource, build_semantic
 from pixellm.errors import ConfigError, RowError
 from pixellm.masks import RLE, label_map_to_rles, union_rles
-from pixellm.storage import file_sizes, read_bytes
+from pixellm.storage import list_folder, read_bytes
 
 ONE_CHANNEL_MODES = ("L", "P", "I;16")  # Pillow's: grey of 8 bits, index into a palette, grey of 16 bits
 
@@ -53,18 +52,25 @@ def plan_label_maps(
 
     `names` are the classes by their label, None where the label says that a pixel has no class; `names_file` is where they stand.
     """
-    sizes = {uri: size for uri, size in file_sizes(maps_uri).items() if uri.lower().endswith(".png")}
+    listed = list_folder(maps_uri)
+    sizes = {path: size for path, size in listed.sizes.items() if path.lower().endswith(".png")}
     if not sizes:
         raise ConfigError(f"{source.dataset}: {maps_uri} has no label map (.png); check the path")
-    maps = {_stem(uri): uri for uri in sizes}
     photos = PhotoFolder(photos_uri)
-    file_names = {_stem(uri): posixpath.basename(uri) for uri in photos}
     draft = PlanDraft(source.dataset, source.split, photos)
-    for stem, uri in maps.items():
-        draft.add(stem, {"file_name": file_names.get(stem, f"{stem}.jpg")}, {"labels": uri})
-    for stem in sorted(file_names.keys() - maps.keys()):
-        draft.reject(stem, RowError("labels_missing", f"no {stem}.png below {maps_uri}"))
-    listing = "".join(f"{posixpath.basename(uri)} {size}\n" for uri, size in sizes.items())
+    unlabeled = dict.fromkeys(photos.paths)
+    for path in sizes:
+        stem = path_stem(path)
+        try:
+            photo = photos.path_of_stem(stem)
+        except RowError as error:
+            draft.reject(stem, error)
+            continue
+        unlabeled.pop(photo or "", None)
+        draft.add(stem, {"file_name": photo or f"{stem}.jpg"}, {"labels": listed.uri_of(path)})
+    for photo in unlabeled:
+        draft.reject(path_stem(photo), RowError("labels_missing", f"no {path_stem(photo)}.png below {maps_uri}"))
+    listing = "".join(f"{path} {size}\n" for path, size in sizes.items())
     sha256 = hashlib.sha256(names_file + listing.encode()).hexdigest()
     return draft.finish(LabelMapBuilder(source, names), f"sha256:{sha256}")
 
@@ -85,7 +91,3 @@ def read_label_map(data: bytes) -> np.ndarray:
     if mode not in ONE_CHANNEL_MODES:
         raise RowError("labels_format", f"a label map has one channel of 8 or 16 bits, found mode {mode}")
     return labels
-
-
-def _stem(uri: str) -> str:
-    return posixpath.splitext(posixpath.basename(uri))[0]

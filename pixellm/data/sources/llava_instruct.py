@@ -15,7 +15,7 @@ from pydantic import Field
 from pixellm.data.schema import Conversation, RejectedRow, Row, read_photo_info, validate_conversation
 from pixellm.data.sources.json_files import read_json
 from pixellm.data.sources.layout import find_parts
-from pixellm.data.sources.photos import PhotoFolder, photo_id
+from pixellm.data.sources.photos import PhotoFolder
 from pixellm.data.sources.plan import PhotoRecord, PlanDraft, Source, SourcePlan
 from pixellm.errors import RowError
 from pixellm.storage import join_uri
@@ -51,7 +51,8 @@ class LlavaInstructSource(Source):
         parts = find_parts("LLaVA-Instruct", "llava_instruct_150k.json of LLaVA-Instruct-150K and COCO's train2017.zip", {
             "annotations": [join_uri(self.input, self.annotations)], "photos": [self.photos or self.input]})
         raws, sha256 = read_json(parts["annotations"], list[msgspec.Raw])
-        draft = PlanDraft(self.dataset, "train", PhotoFolder(parts["photos"]))
+        folder = PhotoFolder(parts["photos"])
+        draft = PlanDraft(self.dataset, "train", folder)
         names: dict[str, str] = {}
         entries: dict[str, list[msgspec.Raw]] = defaultdict(list)
         for number, raw in enumerate(raws):
@@ -60,8 +61,9 @@ class LlavaInstructSource(Source):
             except msgspec.DecodeError as error:
                 draft.reject(None, RowError("image_invalid", str(error)), annotation_id=str(number))
                 continue
-            names.setdefault(photo_id(name), name)
-            entries[photo_id(name)].append(raw)
+            image_id = folder.id_of({"file_name": name})
+            names.setdefault(image_id, name)
+            entries[image_id].append(raw)
         for image_id, name in names.items():
             draft.add(image_id, {"file_name": name}, b"[%b]" % b",".join(entries.pop(image_id)))
         return draft.finish(LlavaInstructBuilder(), f"sha256:{sha256}")

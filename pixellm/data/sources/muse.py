@@ -16,7 +16,7 @@ from pixellm.data.schema import Conversation, Region, RejectedRow, Row, validate
 from pixellm.data.sources.frame import PhotoFrame
 from pixellm.data.sources.json_files import read_json
 from pixellm.data.sources.layout import find_parts
-from pixellm.data.sources.photos import PhotoFolder, photo_id
+from pixellm.data.sources.photos import PhotoFolder
 from pixellm.data.sources.plan import PhotoRecord, PlanDraft, Source, SourcePlan
 from pixellm.errors import RowError
 from pixellm.storage import join_uri
@@ -74,7 +74,8 @@ class MuseSource(Source):
         parts = find_parts("MUSE", "the MUSE dataset of PixelLM and COCO's train2017.zip, val2017.zip and train2014.zip", {
             "annotations": [join_uri(self.input, f"muse_{self.split}.json")], "photos": [self.photos or self.input]})
         raws, sha256 = read_json(parts["annotations"], list[msgspec.Raw])
-        draft = PlanDraft(self.dataset, self.split, PhotoFolder(parts["photos"]))
+        folder = PhotoFolder(parts["photos"])
+        draft = PlanDraft(self.dataset, self.split, folder)
         photos: dict[str, _Photo] = {}
         entries: dict[str, list[msgspec.Raw]] = defaultdict(list)
         for number, raw in enumerate(raws):
@@ -83,7 +84,7 @@ class MuseSource(Source):
             except msgspec.DecodeError as error:
                 draft.reject(None, RowError("image_invalid", str(error)), annotation_id=str(number))
                 continue
-            image_id = photo_id(photo.file_name or photo.coco_url or "")
+            image_id = folder.id_of({"file_name": photo.file_name, "coco_url": photo.coco_url})
             first = photos.setdefault(image_id, photo)
             if (first.height, first.width) == (photo.height, photo.width):
                 entries[image_id].append(raw)

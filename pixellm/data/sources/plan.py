@@ -22,6 +22,7 @@ RECORD_SCHEMA = pa.schema([
     pa.field("photo_uri", pa.string()),
     pa.field("payload", pa.large_binary(), nullable=False),
     pa.field("num_bytes", pa.int64(), nullable=False),
+    pa.field("is_complete", pa.bool_(), nullable=False),
 ])
 
 FLUSH_BYTES = 32 << 20  # of payloads as Python objects, before they become a table
@@ -31,13 +32,15 @@ FLUSH_BYTES = 32 << 20  # of payloads as Python objects, before they become a ta
 class PhotoRecord:
     """One photo to be made into a row. `photo_uri` is None where the builder draws it; `payload` is what the builder reads, usually JSON.
 
-    `num_bytes` says about how large the row will be: the photo's file and its annotations.
+    `num_bytes` says about how large the row will be: the photo's file and its annotations. A photo of which the plan has set something
+    aside is not `is_complete`: what its annotations do not name may be in it all the same.
     """
 
     image_id: str
     photo_uri: str | None
     payload: bytes
     num_bytes: int
+    is_complete: bool = True
 
 
 class RowBuilder(Protocol):
@@ -79,7 +82,7 @@ class Source(StrictModel):
 
 @dataclass
 class PlanDraft:
-    """A plan while it is made: finds each photo in the folder and sets aside what cannot be found or comes twice."""
+    """A plan while it is made: finds each photo in the folder and sets aside what cannot be found or comes twice, as an id or a file."""
 
     source: str
     split: str
@@ -87,6 +90,8 @@ class PlanDraft:
     rejected: list[RejectedRow] = field(default_factory=list)
     _columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in RECORD_SCHEMA.names})
     _seen: set[str] = field(default_factory=set)
+    _id_of_photo: dict[str | None, str] = field(default_factory=dict)
+    _incomplete: set[str] = field(default_factory=set)
     _tables: list[pa.Table] = field(default_factory=list)
     _num_waiting_bytes: int = 0
 
@@ -100,12 +105,17 @@ class PlanDraft:
             if image_id in self._seen:
                 raise RowError("duplicate_id", f"{image_id} came before")
             uri = self.photos.find(names) if self.photos else None
+            if uri in self._id_of_photo:
+                self._incomplete.add(self._id_of_photo[uri])
+                raise RowError("duplicate_photo", f"images {self._id_of_photo[uri]} and {image_id} are one file, {uri}")
         except RowError as error:
             self.reject(image_id, error)
             return
         self._seen.add(image_id)
+        if uri:
+            self._id_of_photo[uri] = image_id
         num_bytes += len(data) + (self.photos.size_bytes(uri) if self.photos and uri else 0)
-        for name, value in zip(RECORD_SCHEMA.names, (image_id, uri, data, num_bytes), strict=True):
+        for name, value in zip(RECORD_SCHEMA.names, (image_id, uri, data, num_bytes, True), strict=True):
             self._columns[name].append(value)
         self._num_waiting_bytes += len(data)
         if self._num_waiting_bytes >= FLUSH_BYTES:
@@ -113,12 +123,18 @@ class PlanDraft:
 
     def reject(self, image_id: object, error: RowError, annotation_id: str | None = None) -> None:
         """Set aside a photo, or one annotation."""
+        self._incomplete.add(str(image_id))
         self.rejected.append(RejectedRow(str(image_id), self.source, error.reason, error.detail, annotation_id))
 
     def finish(self, builder: RowBuilder, version: str) -> SourcePlan:
         """The plan."""
         self._flush()
-        return SourcePlan(self.source, self.split, pa.concat_tables(self._tables), builder, self.rejected, version)
+        for name in self.photos.not_utf8 if self.photos else ():
+            self.reject(name, RowError("name_not_utf8", "the photo's file name is not UTF-8, so no annotation can name it; rename it"))
+        records = pa.concat_tables(self._tables)
+        is_complete = pa.array([image_id not in self._incomplete for image_id in records["image_id"].to_pylist()], pa.bool_())
+        records = records.set_column(records.num_columns - 1, RECORD_SCHEMA.field("is_complete"), is_complete)
+        return SourcePlan(self.source, self.split, records, builder, self.rejected, version)
 
     def _flush(self) -> None:
         self._tables.append(pa.table(self._columns, schema=RECORD_SCHEMA))

@@ -20,11 +20,11 @@ from pixellm.data.prompts import question_for, reasoning_question_for, unnamed_a
 from pixellm.data.schema import Conversation, RejectedRow, Row, build_region, read_photo_info, validate_conversation
 from pixellm.data.sources.json_files import read_json
 from pixellm.data.sources.layout import find_parts
-from pixellm.data.sources.photos import PhotoFolder
+from pixellm.data.sources.photos import PhotoFolder, path_stem
 from pixellm.data.sources.plan import PhotoRecord, PlanDraft, Source, SourcePlan
 from pixellm.errors import RowError
 from pixellm.masks import mask_to_rle
-from pixellm.storage import join_uri, list_files, read_bytes, run_parallel
+from pixellm.storage import join_uri, list_folder, read_bytes, run_parallel
 from pixellm.uris import Uri
 
 EXPLANATION_ONLY_PROBABILITY = 0.2  # per text, beside two questions with a mask: a tenth of all, as LISA draws it
@@ -72,22 +72,24 @@ class ReasonSegSource(Source):
         explanations, sha256 = read_json(parts["explanations"], list[_Explanation]) if self.split == "train" else ([], "")
         by_photo = {each.image: each for each in explanations}
         photos = PhotoFolder(folder)
-        names = {_stem(uri): posixpath.basename(uri) for uri in photos}
+        unlabeled = dict.fromkeys(photos.paths)
         draft = PlanDraft(self.dataset, self.split, photos)
-        uris = list_files(folder, ".json")
+        listed = list_folder(folder)
+        paths = [path for path in listed.sizes if path.endswith(".json")]
         digest = hashlib.sha256(sha256.encode())
-        for uri, data in zip(uris, run_parallel(read_bytes, ((uri,) for uri in uris)), strict=True):
-            stem = _stem(uri)
+        for path, data in zip(paths, run_parallel(read_bytes, ((listed.uri_of(path),) for path in paths)), strict=True):
+            stem = path_stem(path)
             digest.update(f"{stem} {hashlib.sha256(data).hexdigest()}\n".encode())
-            name = names.pop(stem, f"{stem}.jpg")
             try:
-                payload = msgspec.json.encode(_Payload(_decode(data), by_photo.get(name)))
+                name = photos.path_of_stem(stem) or f"{stem}.jpg"
+                unlabeled.pop(name, None)
+                payload = msgspec.json.encode(_Payload(_decode(data), by_photo.get(posixpath.basename(name))))
             except RowError as error:
                 draft.reject(stem, error)
                 continue
             draft.add(stem, {"file_name": name}, payload)
-        for stem in names:
-            draft.reject(stem, RowError("labels_missing", f"no {stem}.json below {folder}"))
+        for photo in unlabeled:
+            draft.reject(path_stem(photo), RowError("labels_missing", f"no {path_stem(photo)}.json below {folder}"))
         return draft.finish(ReasonSegBuilder(self.split, self.seed), f"sha256:{digest.hexdigest()}")
 
 
@@ -176,7 +178,3 @@ def _decode(data: bytes) -> _Annotation:
         return msgspec.json.decode(text, type=_Annotation)
     except (UnicodeDecodeError, msgspec.DecodeError) as error:
         raise RowError("annotation_invalid", str(error)) from None
-
-
-def _stem(uri: str) -> str:
-    return posixpath.splitext(posixpath.basename(uri))[0]

@@ -11,6 +11,7 @@ from PIL import Image
 from pixellm.data.sources.label_maps import read_label_map
 from pixellm.errors import ConfigError, RowError
 from pixellm.storage import upload_folder
+from tests.data.rows import make_photo
 from tests.data.sources.build import build_all
 from tests.data.sources.label_map_files import NAMES, masks_of, random_labels, write_ade20k
 from tests.fixtures_s3 import S3Store
@@ -61,6 +62,23 @@ def test_what_is_wrong_with_one_photo_sets_that_photo_aside(tmp_path: Path) -> N
     assert len(rejected) == 8
     assert next(each.detail for each in rejected if each.image_id == "small") == (
         "the photo is (12, 16) (h, w), its annotations are for (10, 16)")
+
+
+def test_photos_and_maps_of_one_base_name_in_two_folders_stay_apart(tmp_path: Path) -> None:
+    source = write_ade20k(tmp_path, {"scene": LABELS})
+    photos, labels = tmp_path / "images/validation", tmp_path / "annotations/validation"
+    for number, town in enumerate(("aachen", "bonn", "cologne")):
+        for folder in (photos, labels):
+            (folder / town).mkdir()
+        (photos / town / "1.jpg").write_bytes(make_photo(seed=number))
+        if town != "cologne":
+            (labels / town / "1.png").write_bytes(png(Image.fromarray(np.roll(LABELS, number, axis=0))))
+    (photos / "scene.jpg").unlink()
+    (labels / "scene.png").unlink()
+    rows, rejected = build_all(source)
+    assert {row["image_id"]: row["image"] for row in rows} == {"aachen/1": make_photo(seed=0), "bonn/1": make_photo(seed=1)}
+    np.testing.assert_array_equal(masks_of(rows[1])["floor"], np.roll(LABELS, 1, axis=0) == 2)
+    assert [(each.image_id, each.reason) for each in rejected] == [("cologne/1", "labels_missing")]
 
 
 def test_a_folder_without_maps_is_an_error(tmp_path: Path) -> None:
