@@ -1,7 +1,8 @@
 """Asks one question about every photo of a folder: `python -m jobs.predict photos=URI 'question=…' output=URI format=overlay [model=URI]`.
 
-Writes `answers.jsonl`, `set_aside.jsonl` (photos that failed, with the reason) and what `format` says below `output`. Prints its progress,
-and as its last line one JSON object with the main figures. Above `max_failed_share` of photos set aside it ends with an error.
+Writes `answers.jsonl`, `set_aside.jsonl` (photos that failed, with the reason) and what `format` says below `output`. COCO results take
+their image ids from `annotations=FILE`; without it `result_ids.json` says which they are. Prints its progress, and as its last line one
+JSON object with the main figures. Above `max_failed_share` of photos set aside it ends with an error.
 """
 
 import json

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 
 import ray.data
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pixellm.data.progress import show_progress
 from pixellm.data.sources.photos import PHOTO_SUFFIXES
@@ -17,6 +17,7 @@ from pixellm.errors import StorageError
 from pixellm.inference.batch import AnySegmenter, Record, answer_rows, segmenter_builder
 from pixellm.inference.config import BatchConfig
 from pixellm.inference.prediction_files import PredictionFormat, add_photo, write_lists, write_pictures
+from pixellm.inference.result_ids import ids_from_annotations, ids_from_names
 from pixellm.storage import absolute_uri, list_files, open_filesystem
 from pixellm.uris import Uri
 
@@ -29,14 +30,21 @@ class PredictConfig(BatchConfig):
     photos: Uri = Field(description="URI of a folder; photos in folders below it count")
     question: str = Field(pattern=r"\S")
     output: Uri = Field(description="URI of the folder for the answers")
+    annotations: Uri | None = Field(None, description="annotation file of the photos in COCO's form: results take its image ids")
     format: PredictionFormat = Field("coco", description="coco: one results.json; png: a file for each mask; overlay: one for each photo")
+
+    @model_validator(mode="after")
+    def _ids_have_a_use(self) -> "PredictConfig":
+        if self.annotations is not None and self.format != "coco":
+            raise ValueError(f"annotations gives the image ids of format coco; leave it out for {self.format}")
+        return self
 
 
 def predict(config: PredictConfig, build_segmenter: Callable[[], AnySegmenter] | None = None) -> list[Record]:
     """Answers and writes everything, printing progress; returns the records (`RECORD_SCHEMA`) by photo, failed ones with their reason.
 
     `build_segmenter` is called once in each actor; by default it loads `config.model`. Joins the Ray cluster that is there, or starts one.
-    Raises StorageError: no photos, no such model, an output that cannot be written.
+    Raises StorageError: no photos, no such model, an output that cannot be written. Raises ConfigError for `annotations` of other photos.
     """
     uris = {"photos": config.photos, "output": config.output} | ({} if config.model == "tiny" else {"model": config.model})
     config = config.model_copy(update={name: absolute_uri(uri) for name, uri in uris.items()})
@@ -45,9 +53,13 @@ def predict(config: PredictConfig, build_segmenter: Callable[[], AnySegmenter] |
     names = [os.path.relpath(file, folder) for file in files]
     if not names:
         raise StorageError(f"{config.photos} has no photos ({', '.join(PHOTO_SUFFIXES)}); check the path")
+    ids = None
+    if config.format == "coco":  # before the work: the file may be of other photos
+        ids = ids_from_names(names) if config.annotations is None else ids_from_annotations(config.annotations, config.photos, names)
+        print("\n".join(f"predict: {note}" for note in ids.notes), flush=True)
     answered = _answered(config, names, build_segmenter or segmenter_builder(config)).iter_rows()
     records = sorted(show_progress(answered, "predict: photos", len(names)), key=lambda record: record["image_id"])
-    write_lists(records, config.output, config.format)
+    write_lists(records, config.output, ids)
     return records
 
 

@@ -5,15 +5,14 @@ A photo is named by its path below the folder, and so are its files: `kitchen/1.
 
 import io
 import json
-from collections import Counter
-from collections.abc import Sequence
-from pathlib import PurePosixPath
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pyarrow as pa
 
 from pixellm.drawing import draw_answer
 from pixellm.inference.batch import Record
+from pixellm.inference.result_ids import ImageId, ResultIds
 from pixellm.masks import mask_to_png, rle_area, rle_box_xywh, rle_to_mask
 from pixellm.photos import load_photo
 from pixellm.storage import join_uri, read_bytes, write_bytes
@@ -53,10 +52,11 @@ def write_pictures(records: pa.Table, output: str, kind: PredictionFormat) -> pa
     return records
 
 
-def write_lists(records: Sequence[Record], output: str, kind: PredictionFormat) -> None:
-    """Writes below the URI `output`: `answers.jsonl`, `set_aside.jsonl` (which photos failed and why), for `coco` also `results.json`.
+def write_lists(records: Sequence[Record], output: str, ids: ResultIds | None = None) -> None:
+    """Writes below the URI `output`: `answers.jsonl` and `set_aside.jsonl` (which photos failed and why).
 
-    Raises StorageError.
+    With `ids` also COCO's `results.json`, where `ids` come from (`result_ids.json`), and `results_without_id.json` for photos that have
+    none, with their path as the id. Raises StorageError.
     """
     answered = [record for record in records if not record["failure"]]
     answers = [{"photo": record["image_id"], "boxes_xywh": [rle_box_xywh(rle) for rle in record["masks"]],
@@ -65,29 +65,20 @@ def write_lists(records: Sequence[Record], output: str, kind: PredictionFormat) 
                  for record in records if record["failure"]]
     for name, lines in (("answers", answers), ("set_aside", set_aside)):
         write_bytes(join_uri(output, f"{name}.jsonl"), "".join(json.dumps(line) + "\n" for line in lines).encode())
-    if kind == "coco":
-        write_bytes(join_uri(output, "results.json"), json.dumps(to_coco_results(records)).encode())
+    if ids is None:
+        return
+    write_bytes(join_uri(output, "result_ids.json"), json.dumps(ids.to_dict(), indent=1).encode())
+    write_bytes(join_uri(output, "results.json"), json.dumps(to_coco_results(records, ids.of_photo)).encode())
+    if without := {photo: [photo] for photo, found in ids.of_photo.items() if not found}:
+        write_bytes(join_uri(output, "results_without_id.json"), json.dumps(to_coco_results(records, without)).encode())
 
 
-def to_coco_results(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """One entry of a COCO results file for each mask that is not empty, with the phrase that names it as an extra field.
+def to_coco_results(records: Sequence[Record], ids: Mapping[str, Sequence[ImageId]]) -> list[dict[str, Any]]:
+    """One entry of a COCO results file for each mask that is not empty and each id of its photo, with its phrase as an extra field.
 
-    `image_id` is the number that the file is named by, as in COCO's own photos (`000000544519.jpg`). A photo without one, or whose number
-    is another photo's as well (`a/1.jpg`, `b/1.jpg`), has its path instead.
+    `ids` are the image ids of photos (`ResultIds.of_photo`); those that it lacks are left out.
     """
-    num_photos = Counter(_number_of(photo) for photo in {record["image_id"] for record in records})
-    results = []
-    for record in records:
-        if record["failure"]:
-            continue
-        number = _number_of(record["image_id"])
-        image_id = record["image_id"] if number is None or num_photos[number] > 1 else number
-        results += [{"image_id": image_id, "category_id": CATEGORY_ID, "segmentation": rle, "bbox": rle_box_xywh(rle),
-                     "score": round(score, 6), "phrase": record["text"][start:end]}
-                    for rle, score, (start, end) in zip(record["masks"], record["scores"], record["spans"], strict=True) if rle_area(rle)]
-    return results
-
-
-def _number_of(photo: str) -> int | None:
-    stem = PurePosixPath(photo).stem
-    return int(stem) if stem.isdecimal() else None
+    return [{"image_id": image_id, "category_id": CATEGORY_ID, "segmentation": rle, "bbox": rle_box_xywh(rle),
+             "score": round(score, 6), "phrase": record["text"][start:end]}
+            for record in records if not record["failure"] for image_id in ids.get(record["image_id"], ())
+            for rle, score, (start, end) in zip(record["masks"], record["scores"], record["spans"], strict=True) if rle_area(rle)]

@@ -31,10 +31,10 @@ def photos(tmp_path):
 
 @pytest.fixture
 def run(local_ray, photos, tmp_path, capsys, monkeypatch):
-    def run(*more):
+    def run(*more, max_failed_share=0.2):
         monkeypatch.setattr(batch_module, "load_segmenter", lambda *_: FakeSegmenter(num_targets=2))
         job.main([f"photos={photos}", "question=which part?", f"output={tmp_path}/out", "cpus_per_worker=0.5", "batch_size=2",
-                  "max_failed_share=0.2", *more])
+                  f"max_failed_share={max_failed_share}", *more])
         return json.loads(capsys.readouterr().out.splitlines()[-1]), tmp_path / "out"
 
     return run
@@ -49,6 +49,7 @@ def test_coco_results_and_what_was_set_aside(run):
     assert (figures["num_photos"], figures["num_masks"], figures["set_aside"]) == (5, 8, {"photo_unreadable": 1})
     results = json.loads((output / "results.json").read_text())
     assert [result["image_id"] for result in results] == [42, 42, 7, 7, "b/c/room.webp", "b/c/room.webp", "turned.jpg", "turned.jpg"]
+    assert json.loads((output / "result_ids.json").read_text())["image_ids"]["b/000000000007.png"] == [7]
     first = results[0]
     assert first["segmentation"]["size"] == [20, 30] and first["bbox"] == [0, 0, 15, 20] and first["phrase"] == "the part 1"
     assert first["category_id"] == 1 and first["score"] == 0.9
@@ -73,7 +74,7 @@ def test_overlays(run):
 
 def test_too_many_failures_end_the_job_after_everything_is_written(run, tmp_path):
     with pytest.raises(SystemExit, match=r"error: 1 of 5 photos were set aside, by reason \{'photo_unreadable': 1\}.*at most 10%"):
-        run("max_failed_share=0.1")
+        run(max_failed_share=0.1)
     assert len(json.loads((tmp_path / "out" / "results.json").read_text())) == 8
     assert [each["photo"] for each in lines_of(tmp_path / "out" / "set_aside.jsonl")] == ["broken.jpg"]
 
