@@ -3,6 +3,7 @@
 The store's settings are s3.py's. A name that comes from elsewhere, a listing or a manifest, never leads out of its folder.
 """
 
+import fcntl
 import hashlib
 import os
 import re
@@ -211,7 +212,8 @@ def download_files(uri: str | Path, names: Iterable[str], local_dir: str | Path)
 def local_copy(uri: str | Path) -> Path:
     """A local path with the content of `uri`, a file or a folder: the path itself when it is local, else a cached download.
 
-    The cache lies in the temporary folder of this user; a change at `uri` (names, sizes, times) makes a new copy.
+    The cache lies in the temporary folder of this user; a change at `uri` (names, sizes, times) makes a new copy. Processes of one node
+    that ask at the same time wait for one download.
     """
     filesystem, path = open_filesystem(uri)
     if isinstance(filesystem, pafs.LocalFileSystem):
@@ -226,18 +228,19 @@ def local_copy(uri: str | Path) -> Path:
         raise StorageError(f"{uri} does not exist or is empty; check the path and the store's endpoint")
     listing = repr([read_s3_settings().endpoint, path, [(item.path, item.size, item.mtime_ns) for item in infos]])
     folder = _cache_root() / hashlib.sha256(listing.encode()).hexdigest()[:32]
-    if not folder.exists():
-        partial = Path(tempfile.mkdtemp(dir=folder.parent))
-        try:
-            if is_file:
-                _copy_file(filesystem, path, pafs.LocalFileSystem(), str(partial / Path(path).name))
-            else:
-                download_folder(uri, partial)
-            partial.rename(folder)
-        except OSError:
-            shutil.rmtree(partial, ignore_errors=True)
-            if not folder.exists():  # else another process was first: its copy is as good
+    with _locked(folder.with_suffix(".lock")):
+        if not folder.exists():
+            partial = folder.with_suffix(".part")
+            shutil.rmtree(partial, ignore_errors=True)  # a killed process leaves one
+            try:
+                if is_file:
+                    _copy_file(filesystem, path, pafs.LocalFileSystem(), str(partial / Path(path).name))
+                else:
+                    download_folder(uri, partial)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
                 raise
+            partial.rename(folder)
     return folder / Path(path).name if is_file else folder
 
 
@@ -334,6 +337,14 @@ def _cache_root() -> Path:
     if root.stat().st_uid != os.getuid():
         raise StorageError(f"{root} belongs to another user; remove it or set TMPDIR")
     return root
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Hold the lock `file` among the processes and threads of this node. The system releases it when its holder dies."""
+    with file.open("w") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

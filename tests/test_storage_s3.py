@@ -1,5 +1,7 @@
 """storage.py and the shard writer against a real S3 store."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,47 @@ def test_folder_round_trip_and_local_copy_follows_changes(s3_store: S3Store, tmp
     storage.write_bytes(storage.join_uri(uri, "config.json"), b"{ }")
     assert (storage.local_copy(uri) / "config.json").read_text() == "{ }"
     assert storage.local_copy(storage.join_uri(uri, "deep/weights")).read_bytes() == b"w" * 100
+
+
+COUNT_DOWNLOADS = """
+import sys
+from pixellm import storage
+begun, download = [], storage.download_folder
+storage.download_folder = lambda *arguments: (begun.append(1), download(*arguments))
+copied = storage.local_copy(sys.argv[1])
+print(len(begun), (copied / "weights").stat().st_size)
+"""
+
+
+def test_processes_of_a_node_download_a_model_once(s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = storage.join_uri(s3_store.uri, "model")
+    storage.write_bytes(storage.join_uri(uri, "weights"), bytes(20 << 20))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    processes = [subprocess.Popen([sys.executable, "-c", COUNT_DOWNLOADS, uri], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    printed = sorted(process.communicate(timeout=120)[0].split() for process in processes)
+    assert printed == [["0", str(20 << 20)]] * 3 + [["1", str(20 << 20)]]
+
+
+def test_a_download_that_broke_off_begins_anew(s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = storage.join_uri(s3_store.uri, "model")
+    storage.write_bytes(storage.join_uri(uri, "weights"), b"w" * 100)
+    monkeypatch.setattr(storage.tempfile, "gettempdir", lambda: str(tmp_path))
+
+    def break_off(uri: str, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "weights").write_bytes(b"w")
+        raise StorageError("gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "download_folder", break_off)
+        with pytest.raises(StorageError, match="gone"):
+            storage.local_copy(uri)
+    (cache,) = tmp_path.glob("pixellm-cache-*")
+    (lock,) = cache.iterdir()
+    lock.with_suffix(".part").mkdir()  # a killed process leaves its part
+    (lock.with_suffix(".part") / "older").touch()
+    copied = storage.local_copy(uri)
+    assert [file.name for file in copied.iterdir()] == ["weights"] and (copied / "weights").read_bytes() == b"w" * 100
 
 
 def test_errors_name_the_uri_and_the_next_step(s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
