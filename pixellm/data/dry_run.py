@@ -1,6 +1,7 @@
 """Looks at a dataset before it is prepared: what is missing where, what a sample of it becomes, and what all of it will take."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from pixellm.data.parts import Counts, ShardOptions, build_part
 from pixellm.data.schema import RejectedRow
 from pixellm.data.sources.plan import Source
-from pixellm.errors import TooManyRejectedError
+from pixellm.errors import ShardError, TooManyRejectedError
 
 SAMPLE_SIZE = 64
 SHOWN_PER_REASON = 3
@@ -16,12 +17,13 @@ SHOWN_PER_REASON = 3
 
 @dataclass(frozen=True)
 class DryRun:
-    """`num_photos` of the plan, the counts of the sample, everything set aside in either, and why the real run would stop, if it would."""
+    """`num_photos` and `notes` of the plan, the counts of the sample, everything set aside in either, and why the real run would stop."""
 
     num_photos: int
     num_bytes: int
     sample: Counts
     rejected: list[RejectedRow]
+    notes: Sequence[str]
     problem: str | None
 
     def lines(self, options: ShardOptions) -> list[str]:
@@ -37,20 +39,24 @@ class DryRun:
             examples = [each for each in self.rejected if each.reason == reason][:SHOWN_PER_REASON]
             shown = "; ".join(f"image {each.image_id}: {each.detail}" for each in examples)
             found.append(f"set aside, {reason}: {count:,}, such as {shown}")
+        found += [f"note: {note}" for note in self.notes]
         return found + ([f"it would stop: {self.problem}"] if self.problem else ["nothing would stop it"])
 
 
 def dry_run(source: Source, options: ShardOptions) -> DryRun:
-    """Plan all, build a sample spread over the plan, write nothing. Raises ConfigError and StorageError of the plan."""
+    """Plan all, build a sample spread over the plan, write nothing. Raises ConfigError and StorageError of the plan.
+
+    `problem` is what the real run would stop with if all photos were as those of the sample; the sample of a small set is all of it.
+    """
     plan = source.plan()
     num_photos = plan.records.num_rows
     places = np.linspace(0, num_photos - 1, min(SAMPLE_SIZE, num_photos)).astype(np.int64)
     part = build_part(plan.records.take(places), plan.builder, plan.source, options.max_side)
-    photos = [each for each in plan.rejected if each.annotation_id is None]
-    problem = None if part.counts.num_rows else "no photo of the sample becomes a row"
-    for counts in (Counts.of([], photos) + Counts(num_rows=num_photos), part.counts):
-        try:
-            counts.check_share(options.max_rejected_share)
-        except TooManyRejectedError as error:
-            problem = str(error)
-    return DryRun(num_photos, sum(plan.records["num_bytes"].to_pylist()), part.counts, [*plan.rejected, *part.rejected], problem)
+    forecast = part.counts.scaled(num_photos / max(len(places), 1)) + Counts.of([], plan.rejected)
+    problem = None
+    try:
+        forecast.check(options.max_rejected_share, plan.counted)
+    except (TooManyRejectedError, ShardError) as error:
+        problem = str(error)
+    num_bytes = sum(plan.records["num_bytes"].to_pylist())
+    return DryRun(num_photos, num_bytes, part.counts, [*plan.rejected, *part.rejected], plan.notes, problem)

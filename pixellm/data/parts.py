@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ from pydantic import Field
 from pixellm.data.schema import ROW_SCHEMA, SKIP_REASONS, RejectedRow, Row, validate_row
 from pixellm.data.shrink import shrink_row
 from pixellm.data.sources.plan import PhotoRecord, RowBuilder
-from pixellm.errors import RowError, StorageError, TooManyRejectedError
+from pixellm.errors import RowError, ShardError, StorageError, TooManyRejectedError
 from pixellm.settings import Seed, StrictModel
 from pixellm.storage import read_bytes
 
@@ -31,7 +32,7 @@ class ShardOptions(StrictModel):
     shard_size_mb: float = Field(384, gt=0, description="about the size of a shard; a writer holds one in memory")
     row_group_mb: float = Field(32, gt=0, description="about the size of a row group, the unit of reading; a reader holds one in memory")
     max_side: int | None = Field(None, gt=0, description="larger photos, and their masks, are resized to it; none: stored as shipped")
-    max_rejected_share: float = Field(0.05, ge=0, le=1, description="above it, of the photos or of the annotations, the job stops")
+    max_rejected_share: float = Field(0.05, ge=0, le=1, description="above it, of the photos or of the regions (questions), the job stops")
     seed: Seed = Field(0, description="of the shuffle")
 
     @property
@@ -47,6 +48,7 @@ class Counts(StrictModel):
     num_regions: int = 0
     num_conversations: int = 0
     num_targets: int = 0
+    num_mask_questions: int = 0
     num_rejected_rows: int = 0
     num_rejected_annotations: int = 0
     rejected_by_reason: dict[str, int] = Field(default_factory=dict)
@@ -60,6 +62,11 @@ class Counts(StrictModel):
         reasons = Counter(self.rejected_by_reason) + Counter(other.rejected_by_reason)
         return Counts(**sums, rejected_by_reason=dict(sorted(reasons.items())))
 
+    def scaled(self, factor: float) -> "Counts":
+        """What `factor` times as many photos of the same kind would give, in whole numbers."""
+        values = {name: round(value * factor) if isinstance(value, int) else value for name, value in self if name != "rejected_by_reason"}
+        return Counts(**values, rejected_by_reason={reason: round(count * factor) for reason, count in self.rejected_by_reason.items()})
+
     def time_shares(self) -> str:
         """ "12.3: read 3 %, rasterise and encode 61 %, check 30 %, write 6 %"."""
         seconds = {"read": self.read_s, "rasterise and encode": self.build_s, "check": self.check_s, "write": self.write_s}
@@ -72,18 +79,34 @@ class Counts(StrictModel):
         conversations = [conversation for row in rows for conversation in row["conversations"]]
         num_annotations = sum(each.annotation_id is not None for each in rejected)
         return cls(num_rows=len(rows), num_regions=sum(len(row["regions"]) for row in rows), num_conversations=len(conversations),
-                   num_targets=sum(len(each["targets"]) for each in conversations), num_rejected_rows=len(rejected) - num_annotations,
-                   num_rejected_annotations=num_annotations, rejected_by_reason=dict(Counter(each.reason for each in rejected)), **seconds)
+                   num_targets=sum(len(each["targets"]) for each in conversations),
+                   num_mask_questions=sum(each["task"] != "vqa" for each in conversations),
+                   num_rejected_rows=len(rejected) - num_annotations, num_rejected_annotations=num_annotations,
+                   rejected_by_reason=dict(Counter(each.reason for each in rejected)), **seconds)
 
-    def check_share(self, max_share: float) -> None:
-        """Raises TooManyRejectedError. Rows that were set aside for one of `SKIP_REASONS` are not counted."""
+    def check_share(self, max_share: float, counted: Literal["regions", "questions"] = "regions") -> None:
+        """Raise TooManyRejectedError where too many of the photos were set aside, or of what an annotation is `counted` as.
+
+        Photos that were set aside for one of `SKIP_REASONS` are not counted.
+        """
         num_bad_rows = self.num_rejected_rows - sum(self.rejected_by_reason.get(reason, 0) for reason in SKIP_REASONS)
-        for what, num_rejected, num_kept in (("rows", num_bad_rows, self.num_rows),
-                                             ("annotations", self.num_rejected_annotations, self.num_regions)):
-            if num_rejected > max_share * (num_rejected + num_kept):
+        num_kept = self.num_regions if counted == "regions" else self.num_conversations
+        for what, num_rejected, num in (("photos", num_bad_rows, self.num_rows), (counted, self.num_rejected_annotations, num_kept)):
+            if num_rejected > max_share * (num_rejected + num):
                 reasons = dict(Counter(self.rejected_by_reason).most_common())
-                raise TooManyRejectedError(f"{num_rejected} of {num_rejected + num_kept} {what} were set aside, above "
+                raise TooManyRejectedError(f"{num_rejected} of {num_rejected + num} {what} were set aside, above "
                                            f"max_rejected_share={max_share:g}: {reasons}; see rejected.jsonl in the output folder")
+
+    def check(self, max_share: float, counted: Literal["regions", "questions"] = "regions") -> None:
+        """Raise for a set that cannot be trained on: TooManyRejectedError of `check_share`; ShardError without a row, or where no question
+        that asks for masks has one: what such a set teaches is that nothing is ever there."""
+        self.check_share(max_share, counted)
+        if not self.num_rows:
+            raise ShardError(f"no photo becomes a row; set aside: {self.rejected_by_reason or 'none'}")
+        if self.num_mask_questions and not self.num_targets:
+            raise ShardError(f"none of the {self.num_mask_questions} questions that ask for masks has a target, so all answers say that "
+                             f"nothing is there; {self.num_regions} regions were kept. Where each annotation is a crowd (`iscrowd`), "
+                             "its masks are only ignored: write 0 for what marks one thing")
 
 
 @dataclass(frozen=True)

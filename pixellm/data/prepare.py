@@ -7,7 +7,7 @@ plan and the options, not on the workers. A part is the unit of building: a data
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import ray
@@ -25,7 +25,6 @@ from pixellm.errors import ShardError, TooManyRejectedError
 from pixellm.revision import git_revision
 from pixellm.storage import absolute_uri
 
-MIN_ROWS_TO_JUDGE = 1000  # before this many rows the share of rejected ones says too little to stop early
 WRITE_CPUS = 0.5  # another figure than that of building, or Ray Data makes one task of a shard's parts and its writing
 PART_SCHEMA = pa.schema([("part", pa.int64()), ("rows", pa.large_binary()), ("counts", pa.string()), ("rejected", pa.large_string())])
 _REJECTED = TypeAdapter(list[RejectedRow])
@@ -45,12 +44,14 @@ def prepare(source: Source, output: str, options: ShardOptions) -> Prepared:
     """Plan, build and write all rows of `source`, printing progress. Joins the Ray cluster that is there, or starts one.
 
     Earlier shards at `output` stay readable until the new manifest is written. Shards that a killed run with the same source, options and
-    code has finished are kept. Raises ConfigError and StorageError of the plan, TooManyRejectedError as soon as
-    `max_rejected_share` is exceeded, ShardError when no row is left: what was set aside until then is in `rejected.jsonl`.
+    code has finished are kept. Raises ConfigError and StorageError of the plan, and those of `Counts.check`: TooManyRejectedError once
+    the rest cannot make up for it. What was set aside until then is in `rejected.jsonl`.
     """
     began = time.monotonic()
     output = absolute_uri(output)
     plan = source.plan()
+    for note in plan.notes:
+        print(f"  note: {note}", flush=True)
     check_plan(plan, output, options)
     settings = [source.model_dump(), options.model_dump(exclude={"max_rejected_share"})]
     folder = folder_name([git_revision(), plan.source, plan.split, plan.version, settings], [plan.records])
@@ -59,7 +60,7 @@ def prepare(source: Source, output: str, options: ShardOptions) -> Prepared:
     written = _write_missing(plan, output, folder, options, set(kept))
     notes = [note for _, note in sorted((kept | written).items())]
     origin = SourceInfo(name=plan.source, version=plan.version, settings=options.model_dump() | source.model_dump())
-    manifest = publish(output, folder, notes, plan.rejected, options, [origin])
+    manifest = publish(output, folder, notes, plan.rejected, options, [origin], plan.counted)
     counts = sum((note.counts for note in written.values()), Counts())
     return Prepared(manifest, counts, len(kept), time.monotonic() - began)
 
@@ -94,7 +95,8 @@ def _write_missing(plan: SourcePlan, output: str, folder: str, options: ShardOpt
     tables = {number: table for number, table in enumerate(plan_parts(plan, options)) if number // options.parts_per_shard not in kept}
     if not tables:
         return {}
-    tally: Any = _Tally.remote(options.max_rejected_share)  # type: ignore[attr-defined]
+    num_records = sum(table.num_rows for table in tables.values())
+    tally: Any = _Tally.remote(num_records, options.max_rejected_share, plan.counted)  # type: ignore[attr-defined]
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
@@ -105,7 +107,6 @@ def _write_missing(plan: SourcePlan, output: str, folder: str, options: ShardOpt
         place = {"output": output, "folder": folder, "parts_per_shard": options.parts_per_shard}
         shards = parts.map_batches(_write, batch_size=options.parts_per_shard, batch_format="pyarrow", num_cpus=WRITE_CPUS,
                                    zero_copy_batch=True, fn_kwargs={**place, "tally": tally})
-    num_records = sum(table.num_rows for table in tables.values())
     with watch_progress(f"prepare {plan.source}", num_records, lambda: ray.get(tally.num_done.remote())):
         found = {row["shard"]: ShardNote.model_validate_json(row["note"]) for row in shards.iter_rows()}
     if verdict := ray.get(tally.verdict.remote()):
@@ -116,10 +117,13 @@ def _write_missing(plan: SourcePlan, output: str, folder: str, options: ShardOpt
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class _Tally:
-    """What all tasks together have done so far, and whether they may go on. One that is restarted counts from zero and judges later."""
+    """Count what all tasks have done, and say when to stop: once too much is set aside even if all the rest is kept.
 
-    def __init__(self, max_rejected_share: float):
-        self._max_rejected_share = max_rejected_share
+    One that is restarted counts from zero and judges later.
+    """
+
+    def __init__(self, num_photos: int, max_rejected_share: float, counted: Literal["regions", "questions"]):
+        self._num_photos, self._max_rejected_share, self._counted = num_photos, max_rejected_share, counted
         self._parts: set[int] = set()
         self._total = Counts()
         self._verdict = ""
@@ -129,9 +133,12 @@ class _Tally:
         if part not in self._parts:
             self._parts.add(part)
             self._total += counts
-        if self.num_done() >= MIN_ROWS_TO_JUDGE and not self._verdict:
+        left, total = self._num_photos - self.num_done(), self._total
+        regions, conversations = (left * max(1, num / max(total.num_rows, 1)) for num in (total.num_regions, total.num_conversations))
+        rest = Counts(num_rows=left, num_regions=round(regions), num_conversations=round(conversations))
+        if not self._verdict:
             try:
-                self._total.check_share(self._max_rejected_share)
+                (total + rest).check_share(self._max_rejected_share, self._counted)
             except TooManyRejectedError as error:
                 self._verdict = str(error)
 

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -86,19 +86,18 @@ def delete_other_folders(output_uri: str, keep: Iterable[str]) -> None:
 
 
 def publish(output_uri: str, folder: str, notes: Sequence[ShardNote], rejected: Sequence[RejectedRow], options: ShardOptions,
-            sources: Iterable[SourceInfo]) -> Manifest:
+            sources: Iterable[SourceInfo], counted: Literal["regions", "questions"] = "regions") -> Manifest:
     """Make the shards of `folder` the content of `output_uri`. `rejected`: what was set aside before there were parts.
 
-    Raises TooManyRejectedError above `max_rejected_share` and ShardError for no rows: then `rejected.jsonl` is written and the manifest,
+    Raises TooManyRejectedError and ShardError of `Counts.check`: then `rejected.jsonl` is written and the manifest,
     with the shards that it names, is as it was.
     """
     counts = sum((note.counts for note in notes), Counts.of([], rejected))
     write_rejected(output_uri, [*rejected, *(each for note in notes for each in note.rejected)])
-    counts.check_share(options.max_rejected_share)
-    if not counts.num_rows:
-        raise ShardError(f"no row to write to {output_uri}; set aside: {counts.rejected_by_reason or 'none'}")
+    counts.check(options.max_rejected_share, counted)
     shards = [note.shard for note in notes if note.shard]
-    manifest = Manifest(**counts.model_dump(exclude={"read_s", "build_s", "check_s", "write_s"}), seed=options.seed, sources=list(sources),
+    totals = counts.model_dump(exclude={"num_mask_questions", "read_s", "build_s", "check_s", "write_s"})
+    manifest = Manifest(**totals, seed=options.seed, sources=list(sources),
                         num_bytes=sum(shard.num_bytes for shard in shards), shards=shards)
     write_manifest(output_uri, manifest)
     delete_other_folders(output_uri, [folder])

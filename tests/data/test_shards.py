@@ -78,7 +78,7 @@ def test_bad_rows_are_set_aside_with_their_reason_and_counted(tmp_path: Path) ->
 def test_too_many_bad_rows_stop_the_job_and_leave_the_earlier_shards(tmp_path: Path) -> None:
     before = write_shards([make_row(index) for index in range(5)], str(tmp_path), SMALL)
     rows = [*(make_row(index) for index in range(7)), *(RejectedRow(str(index), "test", "photo_missing", "gone") for index in range(3))]
-    with pytest.raises(TooManyRejectedError, match=r"3 of 10 rows .*max_rejected_share=0.29.*photo_missing"):
+    with pytest.raises(TooManyRejectedError, match=r"3 of 10 photos .*max_rejected_share=0.29.*photo_missing"):
         write_shards(rows, str(tmp_path), ShardOptions(max_rejected_share=0.29))
     assert len(rejected_lines(tmp_path)) == 3
     assert read_manifest(str(tmp_path)) == before
@@ -88,7 +88,7 @@ def test_too_many_bad_rows_stop_the_job_and_leave_the_earlier_shards(tmp_path: P
 
 def test_too_many_bad_annotations_stop_the_job(tmp_path: Path) -> None:
     rows = [make_row(0), RejectedRow("0", "test", "polygon_outside", "x", annotation_id="1")]
-    with pytest.raises(TooManyRejectedError, match="1 of 3 annotations"):
+    with pytest.raises(TooManyRejectedError, match="1 of 3 regions"):
         write_shards(rows, str(tmp_path), ShardOptions(max_rejected_share=0.3))
 
 
@@ -98,7 +98,7 @@ def test_skipped_photos_do_not_count_as_bad(tmp_path: Path) -> None:
 
 
 def test_no_rows_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ShardError, match="no row"):
+    with pytest.raises(ShardError, match="no photo becomes a row"):
         write_shards([], str(tmp_path), ShardOptions())
 
 

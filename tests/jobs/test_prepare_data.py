@@ -33,7 +33,7 @@ def test_it_writes_shards_and_a_summary_twice_the_same(tmp_path: Path, capsys: p
 def test_the_share_of_bad_photos_decides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = coco_arguments(tmp_path)
     (tmp_path / "images/2.jpg").write_bytes(b"broken")
-    with pytest.raises(SystemExit, match=r"1 of 4 rows .*photo_format"):
+    with pytest.raises(SystemExit, match=r"1 of 4 photos .*photo_format"):
         prepare_data.main(arguments)
     prepare_data.main([*arguments, "max_rejected_share=0.25"])
     assert "rejected by reason    photo_format 1" in capsys.readouterr().out

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from pixellm.data import prepare as preparing
 from pixellm.data.parts import ShardOptions
 from pixellm.data.prepare import prepare
 from pixellm.data.shards import NOTE_SUFFIX, read_manifest, verify_checksums
@@ -62,8 +61,7 @@ def test_a_hopeless_job_stops_early_and_leaves_the_earlier_shards(local_ray, tmp
     before = prepare(CocoSource(**keys), output, small).manifest
     for number in range(1, 41):
         (tmp_path / f"images/{number}.jpg").write_bytes(b"x" * (tmp_path / f"images/{number}.jpg").stat().st_size)
-    monkeypatch.setattr(preparing, "MIN_ROWS_TO_JUDGE", 4)
-    with pytest.raises(TooManyRejectedError, match=r"rows were set aside, above max_rejected_share=0.05: .*photo_format"):
+    with pytest.raises(TooManyRejectedError, match=r"photos were set aside, above max_rejected_share=0.05: .*photo_format"):
         prepare(CocoSource(**keys, seed=1), output, small)
     assert read_manifest(output) == before == verify_checksums(output)
     assert "photo_format" in (tmp_path / "out/rejected.jsonl").read_text()

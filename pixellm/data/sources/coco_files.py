@@ -1,21 +1,35 @@
 """Annotation files in COCO's form, put together photo by photo while each annotation stays the text that it is."""
 
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
 
+from pixellm.data.sources.photos import PhotoFolder
 from pixellm.data.sources.plan import PlanDraft
 from pixellm.errors import RowError
 
 
 class CocoCategory(msgspec.Struct):
-    """One of `categories`; `synonyms` and `definition` are LVIS's."""
+    """One of `categories`; `synonyms` and `def` are LVIS's. Only the id and the name are needed: the others may hold anything."""
 
     id: int
     name: Annotated[str, msgspec.Meta(min_length=1)]
-    synonyms: list[str] = []
-    definition: str | None = msgspec.field(name="def", default=None)
+    supercategory: Any = None
+    raw_synonyms: Any = msgspec.field(name="synonyms", default=None)
+    raw_definition: Any = msgspec.field(name="def", default=None)
+
+    @property
+    def synonyms(self) -> list[str]:
+        """Other names of the category."""
+        return [each for each in self.raw_synonyms if isinstance(each, str) and each] if isinstance(self.raw_synonyms, list) else []
+
+    @property
+    def definition(self) -> str | None:
+        """A sentence that says what it is."""
+        return _text(self.raw_definition)
 
 
 class CocoFile(msgspec.Struct):
@@ -24,54 +38,157 @@ class CocoFile(msgspec.Struct):
     images: list[msgspec.Raw]
     annotations: list[msgspec.Raw]
     categories: list[CocoCategory]
-    licenses: list[dict[str, Any]] | None = None
+    licenses: Any = None
 
-    def license_names(self) -> dict[Any, str]:
-        """Name and address of each licence, by its id."""
-        return {each.get("id"): " ".join(filter(None, (each.get("name"), each.get("url")))) for each in self.licenses or []}
+    def license_names(self) -> dict[str, str]:
+        """Name and address of each licence, by its id as text."""
+        entries = [each for each in self.licenses if isinstance(each, dict)] if isinstance(self.licenses, list) else []
+        return {str(each.get("id")): " ".join(filter(None, map(_text, (each.get("name"), each.get("url"))))) for each in entries}
+
+    def odd_fields(self) -> list[str]:
+        """What is not as the format says and is not needed either, for people."""
+        odd = [] if self.licenses is None or isinstance(self.licenses, list) else [f"licenses is a {type(self.licenses).__name__}"]
+        for field, values in (("synonyms", [each.raw_synonyms for each in self.categories]),
+                              ("supercategory", [each.supercategory for each in self.categories]),
+                              ("def", [each.raw_definition for each in self.categories])):
+            num = sum(value is not None and not isinstance(value, list if field == "synonyms" else str) for value in values)
+            odd += [f"{field} of {num} categories"] if num else []
+        return odd
 
 
-class _Image(msgspec.Struct):
+class CocoImage(msgspec.Struct):
+    """One of `images`. Fields that no question needs may hold anything; their text and lists are taken where they are some."""
+
     id: int | str
     height: int
     width: int
-    file_name: str | None = None
-    coco_url: str | None = None
+    file_name: Any = None
+    coco_url: Any = None
+    flickr_url: Any = None
+    license: Any = None
+    neg_category_ids: Any = None
+    not_exhaustive_category_ids: Any = None
+
+    @property
+    def names(self) -> dict[str, str | None]:
+        """Names that the photo is looked up by."""
+        return {"file_name": _text(self.file_name), "coco_url": _text(self.coco_url)}
+
+    @property
+    def url(self) -> str | None:
+        """Where the photo was published."""
+        return _text(self.coco_url) or _text(self.flickr_url)
+
+
+class CocoPhoto(msgspec.Struct):
+    """The payload of a record: an image with its annotations, as the file has them."""
+
+    image: CocoImage
+    annotations: list[dict[str, Any]]
+
+
+def read_payload(payload: bytes) -> CocoPhoto:
+    """Decode what `draft_photos` wrote."""
+    return msgspec.json.decode(payload, type=CocoPhoto, strict=False)
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
 
 
 class _Annotation(msgspec.Struct):
     image_id: int | str
-    category_id: int
 
 
-def draft_photos(file: CocoFile, draft: PlanDraft) -> None:
-    """Adds one record per image, with the payload `{"image": …, "annotations": […]}`; takes the annotations out of `file`.
+class _CategoryId(msgspec.Struct):
+    category_id: Any = None
 
-    Sets aside `image_invalid`, `annotation_invalid`, `unknown_image`, and what PlanDraft does.
+
+@dataclass(frozen=True)
+class Marked:
+    """What all annotations of a file together say: ids of the categories that one of them has, and how many belong to no photo of it."""
+
+    category_ids: frozenset[int]
+    num_unplaced: int
+
+
+def draft_photos(file: CocoFile, draft: PlanDraft) -> Marked:
+    """Add one record per image, with the payload `{"image": …, "annotations": […]}`; takes the annotations out of `file`.
+
+    An annotation of a known photo goes to the photo's record whatever else is wrong with it, so that its builder knows what it sets aside.
+    Sets aside `image_invalid`, an annotation whose photo is not known (`annotation_invalid`, `unknown_image`), and what PlanDraft does.
     """
     images = list(_read_images(file.images, draft))
-    annotations: dict[int | str, list[msgspec.Raw]] = {image.id: [] for image, _ in images}
+    annotations: dict[str, list[msgspec.Raw]] = {str(image.id): [] for image, _ in images}
+    category_ids: set[int] = set()
+    num_unplaced = 0
     for raw in file.annotations:
         try:
-            image_id = msgspec.json.decode(raw, type=_Annotation).image_id
-        except msgspec.ValidationError as error:
-            draft.reject(_field(raw, "image_id"), RowError("annotation_invalid", f"{error}: {_start(raw)}"), _field(raw, "id"))
+            image_id = str(msgspec.json.decode(raw, type=_Annotation, strict=False).image_id)
+            if image_id not in annotations:
+                raise RowError("unknown_image", f"image {image_id} is not in the file")
+        except (msgspec.DecodeError, RowError) as error:
+            reason = error if isinstance(error, RowError) else RowError("annotation_invalid", f"{error}: {_start(raw)}")
+            draft.reject(_field(raw, "image_id"), reason, _field(raw, "id"))
+            num_unplaced += 1
             continue
-        if image_id in annotations:
-            annotations[image_id].append(raw)
-        else:
-            draft.reject(image_id, RowError("unknown_image", f"image {image_id} is not in the file"), _field(raw, "id"))
+        annotations[image_id].append(raw)
+        with suppress(RowError):
+            category_ids.add(to_category_id(msgspec.json.decode(raw, type=_CategoryId).category_id))
     file.annotations = []
+    if draft.photos:
+        _join_images_of_one_file([image for image, _ in images], annotations, draft.photos)
     for image, raw in images:
-        payload = b'{"image":%b,"annotations":[%b]}' % (raw, b",".join(annotations.pop(image.id, [])))
-        draft.add(str(image.id), {"file_name": image.file_name, "coco_url": image.coco_url}, payload)
+        payload = b'{"image":%b,"annotations":[%b]}' % (raw, b",".join(annotations.pop(str(image.id), [])))
+        draft.add(str(image.id), image.names, payload)
+    return Marked(frozenset(category_ids), num_unplaced)
 
 
-def _read_images(raws: list[msgspec.Raw], draft: PlanDraft) -> Iterator[tuple[_Image, msgspec.Raw]]:
+def _join_images_of_one_file(images: list[CocoImage], annotations: dict[str, list[msgspec.Raw]], folder: PhotoFolder) -> None:
+    """Give the first of several images of one file the annotations of the others, which PlanDraft sets aside."""
+    firsts: dict[str, CocoImage] = {}
+    for image in images:
+        with suppress(RowError):
+            first = firsts.setdefault(folder.find(image.names), image)
+            if str(first.id) != str(image.id) and (first.height, first.width) == (image.height, image.width):
+                known = {_content(raw) for raw in annotations[str(first.id)]}
+                annotations[str(first.id)] += [raw for raw in annotations.pop(str(image.id), []) if _content(raw) not in known]
+
+
+def _content(raw: msgspec.Raw) -> str:
+    entry = msgspec.json.decode(raw)
+    return repr([entry.get(key) for key in ("category_id", "segmentation", "bbox", "iscrowd")])
+
+
+def to_category_id(value: Any) -> int:
+    """A `category_id` as the whole number that it stands for, also as text or 64.0. Raises RowError `annotation_invalid`."""
+    try:
+        return msgspec.convert(value, int, strict=False)
+    except msgspec.ValidationError as error:
+        raise RowError("annotation_invalid", f"category_id: {error}, found {value!r}") from None
+
+
+def to_category_ids(value: Any) -> frozenset[int] | None:
+    """A list of ids, null being an empty one; None for what is not a list of ids."""
+    try:
+        return frozenset(map(to_category_id, value or ())) if value is None or isinstance(value, list) else None
+    except RowError:
+        return None
+
+
+def to_flag(value: Any) -> bool:
+    """`iscrowd` and its like: 0, 1, true or false, also as text or 1.0, and null for 0. Raises RowError `annotation_invalid`."""
+    try:
+        return value not in (None, "") and msgspec.convert(int(value) if isinstance(value, float) else value, bool, strict=False)
+    except (msgspec.ValidationError, ValueError, OverflowError) as error:
+        raise RowError("annotation_invalid", f"iscrowd: {error}, found {value!r}") from None
+
+
+def _read_images(raws: list[msgspec.Raw], draft: PlanDraft) -> Iterator[tuple[CocoImage, msgspec.Raw]]:
     for raw in raws:
         try:
-            image = msgspec.json.decode(raw, type=_Image)
-        except msgspec.ValidationError as error:
+            image = msgspec.json.decode(raw, type=CocoImage, strict=False)
+        except msgspec.DecodeError as error:
             draft.reject(_field(raw, "id"), RowError("image_invalid", f"{error}: {_start(raw)}"))
             continue
         if image.height > 0 and image.width > 0:

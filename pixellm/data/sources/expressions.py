@@ -105,7 +105,7 @@ def plan_expressions(
     """
     entries, refs_sha256 = _read_refs(files.refs)
     instances, instances_sha256 = read_json(files.instances, CocoFile)
-    draft = PlanDraft(source, split, PhotoFolder(files.photos))
+    draft = PlanDraft(source, split, PhotoFolder(files.photos), counted="questions")
     refs = _refs_of_split(entries, split, files.refs, draft)
     by_image: dict[int, list[_Ref]] = defaultdict(list)
     for ref in refs:
@@ -128,7 +128,7 @@ def plan_expressions(
             expressions += _expressions_of(ref, draft)
         used = dict.fromkeys(number for each in expressions for number in each.annotation_ids)
         if expressions:
-            photo = _Photo(image.height, image.width, licenses.get(image.license), image.coco_url or image.flickr_url,
+            photo = _Photo(image.height, image.width, licenses.get(str(image.license)), image.coco_url or image.flickr_url,
                            [annotations[number].raw for number in used], expressions)
             draft.add(str(image_id), {"file_name": image.file_name, "coco_url": image.coco_url}, msgspec.json.encode(photo))
     builder = ExpressionsBuilder(source, split, seed, {each.id: each.name for each in instances.categories}, ask)

@@ -8,16 +8,25 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import msgspec
-
 from pixellm.data.schema import Region, RejectedRow, Row
-from pixellm.data.sources.coco_files import CocoCategory, CocoFile, draft_photos
+from pixellm.data.sources.coco_files import (
+    CocoCategory,
+    CocoFile,
+    CocoImage,
+    Marked,
+    draft_photos,
+    read_payload,
+    to_category_id,
+    to_category_ids,
+    to_flag,
+)
 from pixellm.data.sources.frame import PhotoFrame
 from pixellm.data.sources.json_files import read_json
 from pixellm.data.sources.layout import find_parts
 from pixellm.data.sources.photos import PhotoFolder
 from pixellm.data.sources.plan import PhotoRecord, PlanDraft, Source, SourcePlan
 from pixellm.data.sources.referring import Category, ReferringOptions, build_referring
+from pixellm.data.sources.vocabulary import Vocabulary, build_vocabulary
 from pixellm.errors import ConfigError, RowError
 from pixellm.uris import Uri
 
@@ -44,9 +53,23 @@ class InstancesSource(Source, ReferringOptions):
         find_parts(self.dataset, "a folder of photos and an annotation file", {"input": [self.input], "annotations": [self.annotations]})
         draft = PlanDraft(self.dataset, split, PhotoFolder(self.input))
         file, sha256 = read_json(self.annotations, CocoFile)
-        draft_photos(file, draft)
-        builder = InstancesBuilder(self, split, self.build_categories(file.categories), file.license_names())
+        marked = draft_photos(file, draft)
+        draft.notes += [f"ignored: {each}" for each in file.odd_fields()]
+        vocabulary = build_vocabulary(file.categories, self.build_categories(file.categories))
+        builder = InstancesBuilder(self, split, vocabulary, self._deniable(vocabulary, marked, draft), file.license_names())
         return draft.finish(builder, f"sha256:{sha256}")
+
+    def _deniable(self, vocabulary: Vocabulary, marked: Marked, draft: PlanDraft) -> frozenset[Category]:
+        """Categories that a photo may be said not to show: all of a federated set, which says so itself, else those with an annotation.
+
+        A category without one was perhaps never looked for, and an annotation without a photo may belong to any: then there are none.
+        """
+        if marked.num_unplaced:
+            draft.notes.append(f"{marked.num_unplaced} annotations belong to no photo of the file, and may belong to any: no question is "
+                               "about something that is absent")
+            return frozenset()
+        known = vocabulary.by_id
+        return frozenset(known.values() if self.is_federated else (known[each] for each in marked.category_ids & known.keys()))
 
     def _split_of_name(self) -> str:
         found = re.search(r"train|val|test", self.annotations.rstrip("/").rpartition("/")[2])
@@ -57,59 +80,77 @@ class InstancesSource(Source, ReferringOptions):
 
 @dataclass(frozen=True)
 class InstancesBuilder:
-    """One region per annotation; crowd regions are `ignore`. Questions are about categories of which every instance is marked."""
+    """One region per annotation; crowd regions are `ignore`. Questions are about categories of which every instance is marked.
+
+    `deniable` are the categories that may be asked for where a photo does not show them.
+    """
 
     source: InstancesSource
     split: str
-    categories: Mapping[int, Category]
+    vocabulary: Vocabulary
+    deniable: frozenset[Category]
     licenses: Mapping[Any, str]
 
     def build(self, record: PhotoRecord, photo: bytes) -> Iterator[Row | RejectedRow]:
         """See RowBuilder. Raises RowError `no_usable_annotation`, `nothing_to_ask` and those of PhotoFrame."""
-        content = msgspec.json.decode(record.payload)
-        image, dataset = content["image"], self.source.dataset
-        frame = PhotoFrame(photo, (image["height"], image["width"]))
-        absent, incomplete = self._absent_and_incomplete(image)
-        absent = absent if record.is_complete else set()
+        content = read_payload(record.payload)
+        image, dataset = content.image, self.source.dataset
+        frame = PhotoFrame(photo, (image.height, image.width))
         regions: list[Region] = []
-        by_category: dict[int, list[int]] = defaultdict(list)
-        annotated: set[int] = set()
-        for annotation in content["annotations"]:
-            category_id, is_crowd = annotation["category_id"], bool(annotation.get("iscrowd", 0))
+        marked: dict[Category, list[int]] = defaultdict(list)
+        seen: set[Category] = set()
+        set_aside: set[Category | None] = set()
+        for annotation in content.annotations:
+            category = None
             try:
-                region = frame.region(annotation.get("segmentation"), self._category(category_id).name, ignore=is_crowd)
+                category = self._category(annotation.get("category_id"))
+                is_crowd = to_flag(annotation.get("iscrowd"))
+                region = frame.region(annotation.get("segmentation"), category.name, ignore=is_crowd)
             except RowError as error:
-                incomplete.add(category_id)
+                set_aside.add(category)
                 yield RejectedRow(record.image_id, dataset, error.reason, error.detail, annotation_id=str(annotation.get("id")))
                 continue
-            annotated.add(category_id)
+            seen.add(category)
             if not is_crowd:
-                by_category[category_id].append(len(regions))
+                marked[category].append(len(regions))
             regions.append(region)
-        if content["annotations"] and not regions:
-            raise RowError("no_usable_annotation", f"all of its {len(content['annotations'])} annotations were set aside")
-        rng = random.Random(repr((self.source.seed, dataset, image["id"])))
-        absent_ids = sorted((absent & self.categories.keys()) - annotated - incomplete)
+        if content.annotations and not regions:
+            raise RowError("no_usable_annotation", f"all of its {len(content.annotations)} annotations were set aside")
+        if None in set_aside:
+            raise RowError("nothing_to_ask", "an annotation without a known category was set aside: no category is known to be complete")
+        complete = marked.keys() - self._incomplete(image) - {each for each in set_aside if each}
+        absent = self._absent(image, seen) if record.is_complete and not set_aside else set()
+        rng = random.Random(repr((self.source.seed, dataset, image.id)))
+        by_name = sorted(absent, key=lambda category: category.name)
         conversations = build_referring(
-            regions,
-            {self.categories[each]: by_category[each] for each in sorted(by_category.keys() - incomplete)},
-            [self.categories[each] for each in rng.sample(absent_ids, min(MAX_ABSENT_PER_PHOTO, len(absent_ids)))],
+            regions, {category: marked[category] for category in complete}, rng.sample(by_name, min(MAX_ABSENT_PER_PHOTO, len(by_name))),
             self.source, rng,
         )
         if not conversations:
             raise RowError("nothing_to_ask", "no category is marked exhaustively, and none is known to be absent")
         height, width = frame.size_hw
         yield Row(image_id=record.image_id, source=dataset, split=self.split, image=photo, height=height, width=width,
-                  regions=regions, conversations=conversations, license=self.licenses.get(image.get("license")),
-                  url=image.get("coco_url") or image.get("flickr_url"))
+                  regions=regions, conversations=conversations, license=self.licenses.get(str(image.license)),
+                  url=image.url)
 
-    def _absent_and_incomplete(self, image: Mapping[str, Any]) -> tuple[set[int], set[int]]:
-        """Ids that are absent unless an annotation names them, and ids of which the photo has more than is marked."""
+    def _absent(self, image: CocoImage, seen: set[Category]) -> set[Category]:
+        """Categories that the photo does not show by the file's own word, and that nothing in it may be of."""
+        denied = self._named(image.neg_category_ids) if self.source.is_federated else self.deniable
+        return set(denied & self.deniable) - self.vocabulary.related_to(seen | self._incomplete(image))
+
+    def _incomplete(self, image: CocoImage) -> frozenset[Category]:
+        """Categories of which the photo has more than is marked; all of them where the file's list of them is not one."""
         if not self.source.is_federated:
-            return set(self.categories), set()
-        return set(image.get("neg_category_ids", [])), set(image.get("not_exhaustive_category_ids", []))
+            return frozenset()
+        is_list = to_category_ids(image.not_exhaustive_category_ids) is not None
+        return self._named(image.not_exhaustive_category_ids) if is_list else frozenset(self.vocabulary.related)
 
-    def _category(self, category_id: int) -> Category:
-        if category_id not in self.categories:
-            raise RowError("unknown_category", f"category {category_id} is not among the {len(self.categories)} of the file")
-        return self.categories[category_id]
+    def _named(self, category_ids: Any) -> frozenset[Category]:
+        known = self.vocabulary.by_id
+        return frozenset(known[each] for each in to_category_ids(category_ids) or () if each in known)
+
+    def _category(self, category_id: Any) -> Category:
+        number = to_category_id(category_id)
+        if number not in self.vocabulary.by_id:
+            raise RowError("unknown_category", f"category {number} is not among the {len(self.vocabulary.by_id)} of the file")
+        return self.vocabulary.by_id[number]

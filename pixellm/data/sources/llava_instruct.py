@@ -52,7 +52,7 @@ class LlavaInstructSource(Source):
             "annotations": [join_uri(self.input, self.annotations)], "photos": [self.photos or self.input]})
         raws, sha256 = read_json(parts["annotations"], list[msgspec.Raw])
         folder = PhotoFolder(parts["photos"])
-        draft = PlanDraft(self.dataset, "train", folder)
+        draft = PlanDraft(self.dataset, "train", folder, counted="questions")
         names: dict[str, str] = {}
         entries: dict[str, list[msgspec.Raw]] = defaultdict(list)
         for number, raw in enumerate(raws):

@@ -75,7 +75,7 @@ class MuseSource(Source):
             "annotations": [join_uri(self.input, f"muse_{self.split}.json")], "photos": [self.photos or self.input]})
         raws, sha256 = read_json(parts["annotations"], list[msgspec.Raw])
         folder = PhotoFolder(parts["photos"])
-        draft = PlanDraft(self.dataset, self.split, folder)
+        draft = PlanDraft(self.dataset, self.split, folder, counted="questions")
         photos: dict[str, _Photo] = {}
         entries: dict[str, list[msgspec.Raw]] = defaultdict(list)
         for number, raw in enumerate(raws):

@@ -4,10 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import msgspec
-
 from pixellm.data.schema import Region, RejectedRow, Row
-from pixellm.data.sources.coco_files import CocoFile, draft_photos
+from pixellm.data.sources.coco_files import CocoFile, draft_photos, read_payload, to_category_id, to_category_ids, to_flag
 from pixellm.data.sources.frame import PhotoFrame
 from pixellm.data.sources.json_files import read_json
 from pixellm.data.sources.photos import PhotoFolder
@@ -33,27 +31,34 @@ class PartMasksBuilder:
 
     def build(self, record: PhotoRecord, photo: bytes) -> Iterator[Row | RejectedRow]:
         """See RowBuilder. Raises RowError of PhotoFrame and `build_semantic`, and `no_usable_annotation`."""
-        content = msgspec.json.decode(record.payload)
-        image = content["image"]
-        frame = PhotoFrame(photo, (image["height"], image["width"]))
-        withheld = {self.names[each].name for each in image.get("not_exhaustive_category_ids") or () if each in self.names}
+        content = read_payload(record.payload)
+        image = content.image
+        frame = PhotoFrame(photo, (image.height, image.width))
+        incomplete = to_category_ids(image.not_exhaustive_category_ids)
+        withheld = {part.name for number, part in self.names.items() if incomplete is None or number in incomplete}
         regions: list[Region] = []
-        for annotation in content["annotations"]:
-            category_id, ignore = annotation["category_id"], bool(annotation.get("iscrowd", 0))
-            part = self.names.get(category_id)
+        has_unknown = False
+        for annotation in content.annotations:
+            part = None
             try:
+                ignore = to_flag(annotation.get("iscrowd"))
+                category_id = to_category_id(annotation.get("category_id"))
+                part = self.names.get(category_id)
                 if part is None:
                     raise RowError("unknown_category", f"category {category_id} is not among the {len(self.names)} of the file")
                 regions.append(frame.region(annotation.get("segmentation"), part.name, part.description, ignore))
             except RowError as error:
                 withheld |= {part.name} if part else set()
+                has_unknown |= part is None
                 yield RejectedRow(record.image_id, self.source.dataset, error.reason, error.detail, str(annotation.get("id")))
-        if content["annotations"] and not regions:
-            raise RowError("no_usable_annotation", f"all of its {len(content['annotations'])} annotations were set aside")
+        if content.annotations and not regions:
+            raise RowError("no_usable_annotation", f"all of its {len(content.annotations)} annotations were set aside")
+        if has_unknown:
+            raise RowError("nothing_to_ask", "an annotation without a known category was set aside: no class is known to be complete")
         conversations = build_semantic(regions, self.source, record.image_id, withheld)
         height, width = frame.size_hw
         yield Row(image_id=record.image_id, source=self.source.dataset, split=self.source.split, image=photo, height=height, width=width,
-                  regions=regions, conversations=conversations, license=None, url=image.get("coco_url"))
+                  regions=regions, conversations=conversations, license=None, url=image.url)
 
 
 def plan_part_masks(source: SemanticSource, photos_uri: str, annotations_uri: str) -> SourcePlan:

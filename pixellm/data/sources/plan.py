@@ -6,9 +6,9 @@ the workers of the cluster, photo by photo; there annotations are parsed, masks 
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
@@ -57,7 +57,11 @@ class RowBuilder(Protocol):
 
 @dataclass(frozen=True)
 class SourcePlan:
-    """All photos of one split of one dataset. `records` has RECORD_SCHEMA and distinct image ids; `rejected` was set aside on the way."""
+    """All photos of one split of one dataset. `records` has RECORD_SCHEMA and distinct image ids; `rejected` was set aside on the way.
+
+    `notes` tell the user what holds for the whole set. `counted` is what an `annotation_id` that is set aside stands for: its share is of
+    the regions, or of the questions.
+    """
 
     source: str
     split: str
@@ -65,6 +69,8 @@ class SourcePlan:
     builder: RowBuilder
     rejected: list[RejectedRow]
     version: str
+    notes: Sequence[str] = ()
+    counted: Literal["regions", "questions"] = "regions"
 
 
 class Source(StrictModel):
@@ -88,6 +94,8 @@ class PlanDraft:
     split: str
     photos: PhotoFolder | None = None
     rejected: list[RejectedRow] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    counted: Literal["regions", "questions"] = "regions"
     _columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in RECORD_SCHEMA.names})
     _seen: set[str] = field(default_factory=set)
     _id_of_photo: dict[str | None, str] = field(default_factory=dict)
@@ -134,7 +142,7 @@ class PlanDraft:
         records = pa.concat_tables(self._tables)
         is_complete = pa.array([image_id not in self._incomplete for image_id in records["image_id"].to_pylist()], pa.bool_())
         records = records.set_column(records.num_columns - 1, RECORD_SCHEMA.field("is_complete"), is_complete)
-        return SourcePlan(self.source, self.split, records, builder, self.rejected, version)
+        return SourcePlan(self.source, self.split, records, builder, self.rejected, version, self.notes, self.counted)
 
     def _flush(self) -> None:
         self._tables.append(pa.table(self._columns, schema=RECORD_SCHEMA))

@@ -73,7 +73,7 @@ class ReasonSegSource(Source):
         by_photo = {each.image: each for each in explanations}
         photos = PhotoFolder(folder)
         unlabeled = dict.fromkeys(photos.paths)
-        draft = PlanDraft(self.dataset, self.split, photos)
+        draft = PlanDraft(self.dataset, self.split, photos, counted="questions")
         listed = list_folder(folder)
         paths = [path for path in listed.sizes if path.endswith(".json")]
         digest = hashlib.sha256(sha256.encode())

@@ -46,7 +46,6 @@ def test_a_crowd_region_is_ignored_and_never_a_target(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("changes", "reason"), [
-    ({"category_id": 99}, "unknown_category"),
     ({"segmentation": [[2, 2, 90, 2, 8, 8]]}, "polygon_outside"),
     ({"segmentation": []}, "polygon_invalid"),
     ({"segmentation": [[3.1, 3.1, 3.1, 3.1, 3.1, 3.1]]}, "empty_mask"),
@@ -56,7 +55,6 @@ def test_a_crowd_region_is_ignored_and_never_a_target(tmp_path: Path) -> None:
     ({"segmentation": None}, "rle_invalid"),
     ({"image_id": 5}, "unknown_image"),
     ({"image_id": None}, "annotation_invalid"),
-    ({"category_id": [1]}, "annotation_invalid"),
 ])
 def test_a_bad_annotation_is_set_aside_and_the_photo_goes_on(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
     (row,), (rejected,) = read(tmp_path, [image()], [annotation(1, category_id=2), annotation(2, **changes)])
@@ -83,9 +81,16 @@ def test_a_photo_whose_annotations_are_all_bad_is_set_aside(tmp_path: Path) -> N
     assert [each.reason for each in rejected] == ["polygon_invalid", "no_usable_annotation"]
 
 
-def test_a_photo_without_annotations_is_asked_about_what_is_not_there(tmp_path: Path) -> None:
-    (row,), _ = read(tmp_path, [image()], [], {"questions_per_photo": 5})
-    assert len(row["conversations"]) == 3  # as many as there are categories
+@pytest.mark.parametrize(("category_id", "reason"), [(99, "unknown_category"), ([1], "annotation_invalid"), (None, "annotation_invalid")])
+def test_a_photo_with_an_annotation_of_no_known_category_is_asked_nothing(tmp_path: Path, category_id: Any, reason: str) -> None:
+    rows, rejected = read(tmp_path, [image()], [annotation(1, category_id=2), annotation(2, category_id=category_id)])
+    assert not rows and [each.reason for each in rejected] == [reason, "nothing_to_ask"]
+
+
+def test_a_photo_without_annotations_is_asked_about_what_is_marked_in_others(tmp_path: Path) -> None:
+    rows, _ = read(tmp_path, [image(1), image(2)], [annotation(1, 2), annotation(2, 2, category_id=2)], {"questions_per_photo": 5})
+    (row,) = (row for row in rows if row["image_id"] == "1")
+    assert len(row["conversations"]) == 2  # nobody may have looked for a giraffe
     assert all(each["targets"] == [] and "{seg}" not in (each["answer"] or "{seg}") for each in row["conversations"])
 
 
@@ -179,3 +184,17 @@ def test_real_coco_photos(shared_dir: Path) -> None:
         validate_row(row)
         assert row["url"] == annotated[row["image_id"]]["coco_url"]
         assert row["license"] and row["license"].startswith("Attribution")
+
+
+@pytest.mark.parametrize(("changes", "note"), [
+    ({"licenses": ""}, "licenses is a str"), ({"licenses": ["", 4]}, None), ({"licenses": None}, None), ({"info": 5}, None),
+    ({"categories": [each | {"synonyms": None, "supercategory": 7} for each in CATEGORIES]}, "supercategory of 3 categories"),
+])
+def test_a_side_field_of_another_kind_is_ignored_and_told(tmp_path: Path, changes: dict[str, Any], note: str | None) -> None:
+    odd = image(coco_url=5, flickr_url=None, license=[4], date_captured={})
+    keys = write_dataset(tmp_path, [odd], [annotation(1, area=None, attributes=5, bbox=None)])
+    file = tmp_path / "instances_val2017.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    rows, rejected = build_all(CocoSource(**keys))
+    assert len(rows) == 1 and not rejected
+    assert CocoSource(**keys).plan().notes == ([f"ignored: {note}"] if note else [])

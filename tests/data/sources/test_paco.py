@@ -101,16 +101,19 @@ def test_classes_that_are_not_marked_completely_are_not_asked_for(tmp_path: Path
     ({"segmentation": {"size": [12, 16], "counts": [10, 5]}}, "rle_invalid"),
     ({"segmentation": {"size": [16, 12], "counts": [100, 92]}}, "size_mismatch"),
     ({"segmentation": None}, "rle_invalid"),
-    ({"category_id": 4}, "unknown_category"),
     ({"image_id": 7}, "unknown_image"),
-    ({"category_id": "car"}, "annotation_invalid"),
 ])
 def test_a_bad_annotation_is_set_aside_and_the_others_stay(tmp_path: Path, changes: dict, reason: str) -> None:
     (row,), (rejected,) = read(tmp_path, [image()], [ANNOTATIONS[0], ANNOTATIONS[1] | changes, ANNOTATIONS[2]])
     assert (rejected.reason, rejected.annotation_id, rejected.source) == (reason, "2", "paco")
     assert [each["category"] for each in row["regions"]] == ["car", "car door handle"]
-    is_incomplete = reason not in ("unknown_category", "unknown_image", "annotation_invalid")  # "every car" would miss one
-    assert asked(row) == ({(1,)} if is_incomplete else {(0,), (1,)})
+    assert asked(row) == ({(0,), (1,)} if reason == "unknown_image" else {(1,)})  # "every car" would miss one
+
+
+@pytest.mark.parametrize(("category_id", "reason"), [(4, "unknown_category"), ("car", "annotation_invalid"), (None, "annotation_invalid")])
+def test_a_photo_with_an_annotation_of_no_known_category_is_asked_nothing(tmp_path: Path, category_id: Any, reason: str) -> None:
+    rows, rejected = read(tmp_path, [image()], [ANNOTATIONS[0], ANNOTATIONS[1] | {"category_id": category_id}])
+    assert not rows and [each.reason for each in rejected] == [reason, "nothing_to_ask"]
 
 
 def test_what_is_wrong_with_one_photo_sets_that_photo_aside(tmp_path: Path) -> None:
