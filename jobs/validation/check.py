@@ -7,6 +7,7 @@ from pathlib import Path
 from jobs.validation.documents import Document, Report, read_documents
 from jobs.validation.runs import WORDS, first_word
 from jobs.validation.secrets import check_secrets
+from jobs.validation.token import check_lines, check_variables
 from pixellm.errors import ConfigError
 
 # Module and function of each kind of document. Modules are loaded when there is such a file: some need what only `.[dev]` installs.
@@ -29,6 +30,7 @@ def validate(paths: list[str], crds: str | None = None) -> Report:
     for file in _files(paths):
         report.num_files += 1
         check_secrets(file, report)
+        check_lines(file, report)
         if is_dockerfile(file):
             _call("docker:check_dockerfile", file, report)
             continue
@@ -66,6 +68,7 @@ def check_document(document: Document, report: Report) -> None:
     """One document, by its kind."""
     kind = kind_of(document)
     report.documents.append(document)
+    check_variables(document, report)
     if kind is None:
         report.add(document, (), f"this is none of the files that are known here; {KINDS}")
     else:

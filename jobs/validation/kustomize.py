@@ -15,6 +15,8 @@ from pydantic import Field, model_validator
 from jobs.validation.documents import Document, Place, Report, find_all, read_documents
 from jobs.validation.manifests import check_manifest
 from jobs.validation.names import check_names
+from jobs.validation.network import check_network
+from jobs.validation.token import check_variables
 from pixellm.settings import StrictModel, build_config, did_you_mean
 
 NOT_FOLLOWED = {
@@ -94,8 +96,10 @@ def check_kustomization(document: Document, report: Report) -> None:
     for each in built:
         if each.patched:
             check_manifest(each, report)
+            check_variables(each, report)
     secrets = str(document.at("metadata", "annotations", "pixellm.io/secrets", default="")).split()
     check_names(document, built, secrets, report)
+    check_network(built, report)
 
 
 def check_patch(document: Document, report: Report) -> None:

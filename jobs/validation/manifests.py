@@ -114,8 +114,8 @@ def _ray_clusters(document: Document, kind: str) -> list[Place]:
 
 
 def _check_ray_cluster(document: Document, place: Place, report: Report) -> None:
-    if document.at(*place, "authOptions", "mode") != "token":
-        report.add(document, (*place, "authOptions"), "whoever reaches the head could run code on it; write authOptions: {mode: token}")
+    if document.at(*place, "authOptions", "mode") != "token" and not _is_closed_network(document):
+        report.add(document, (*place, "authOptions"), "whoever reaches a pod could run code on it; write authOptions: {mode: token, …}")
     if document.at(*place, "enableInTreeAutoscaling") and document.at(*place, "autoscalerOptions", "version") != "v2":
         report.add(document, (*place, "autoscalerOptions"), "the autoscaler is not v2; write autoscalerOptions: {version: v2}")
     names: list[object] = []
@@ -126,6 +126,13 @@ def _check_ray_cluster(document: Document, place: Place, report: Report) -> None
         if group.get("groupName") in names:
             report.add(document, (*at, "groupName"), f"two groups are called {group.get('groupName')}; give each a name of its own")
         names.append(group.get("groupName"))
+
+
+def _is_closed_network(document: Document) -> bool:
+    """Whether the served application says that it may run without a token (`allow_cluster_without_token`)."""
+    inner = [each for place, _ in find_all(document.values, "serveConfigV2") for each in read_text_at(document, place, Report())]
+    return any(application.get("args", {}).get("allow_cluster_without_token") is True
+               for each in inner for _, application in each.entries("applications") if isinstance(application.get("args"), dict))
 
 
 def _check_upgrade(document: Document, upgrade: str, report: Report) -> None:

@@ -35,6 +35,7 @@ def check_cluster(document: Document, report: Report) -> None:
     for name, node_type in document.at("available_node_types", default={}).items():
         if isinstance(node_type, dict):
             _check_node_type(document, name, node_type, report)
+    _check_token(document, report)
     for key in COMMANDS:
         commands = document.at(key)
         if not commands:
@@ -79,9 +80,18 @@ def _check_provider(document: Document, report: Report) -> None:
             report.add(document, ("provider", "worker_ips", index), f"{host} is there twice; each host is one node")
     for place, rule in document.entries("provider", "security_group", "IpPermissions"):
         if "0.0.0.0/0" in str(rule) or "::/0" in str(rule):
-            report.add(document, place,
-                       f"port {rule.get('FromPort')} is open to the whole internet; name the networks that may, and reach the dashboard "
-                       "through `ray dashboard`")
+            first, last = rule.get("FromPort", "all"), rule.get("ToPort", rule.get("FromPort", "all"))
+            ports = f"port {first} is" if first == last else f"ports {first} to {last} are"
+            report.add(document, place, f"{ports} open to the whole internet; name the networks that may, and reach the dashboard through "
+                       "`ray dashboard`: Serve's replicas run what they unpickle at ports that the system chooses")
+
+
+def _check_token(document: Document, report: Report) -> None:
+    """The token reaches the nodes: as a file, or as a variable of a file on each host."""
+    mounted = [str(path) for path in document.at("file_mounts", default={})]
+    options = str(document.at("docker", default={}))
+    if not any(path.endswith(".ray/auth_token") for path in mounted) and "RAY_AUTH_TOKEN" not in options:
+        report.add(document, ("file_mounts",), "no node has Ray's token; write file_mounts: {/home/ray/.ray/auth_token: ~/.ray/auth_token}")
 
 
 def _check_node_type(document: Document, name: str, node_type: dict[str, Any], report: Report) -> None:

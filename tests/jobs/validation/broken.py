@@ -57,6 +57,13 @@ CLUSTERS = [
     (AWS, "      IamInstanceProfile: {Name: pixellm-head}  # the store, and starting and ending nodes\n", "",
      "no IamInstanceProfile: the node could not read S3"),
     (AWS, '"--env=RAY_AUTH_MODE=token", ', "", "whoever reaches the cluster could run code on it; put RAY_AUTH_MODE=token"),
+    (AWS, "--env=RAY_AUTH_MODE=token", "--env=RAY_AUTH_MODE=disabled", "RAY_AUTH_MODE is disabled: without the token whoever reaches a"),
+    (AWS, "  - ray start --address", "  - RAY_AUTH_MODE= ray start --address", "RAY_AUTH_MODE is empty: without the token"),
+    (HOSTS, "  - ray stop\n", "  - ray stop\n  - unset RAY_AUTH_MODE\n", "RAY_AUTH_MODE is unset: without the token"),
+    (AWS, "  /home/ray/.ray/auth_token: ~/.ray/auth_token", "  /home/ray/notes: ~/notes", "no node has Ray's token; write file_mounts"),
+    (AWS, "  cache_stopped_nodes: false",
+     "  security_group: {GroupName: a, IpPermissions: [{FromPort: 1, ToPort: 65535, IpRanges: [{CidrIp: 0.0.0.0/0}]}]}",
+     "ports 1 to 65535 are open to the whole internet"),
     (AWS, "--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0", "the dashboard listens on 0.0.0.0; write --dashboard-host=127.0.0.1"),
     (AWS, "--dashboard-host=127.0.0.1 ", "", "the dashboard listens on what Ray thinks best; write --dashboard-host=127.0.0.1"),
     (AWS, "--metrics-export-port=8080\n", "--metric-export-port=8080\n",
@@ -100,7 +107,21 @@ RAY_KEYS = [
 ]
 KUBERAY = [
     (CLUSTER, "  authOptions: {mode: token, secretName: pixellm-ray-token}\n", "",
-     "whoever reaches the head could run code on it; write authOptions"),
+     "whoever reaches a pod could run code on it; write authOptions"),
+    (SERVICE, "    authOptions: {mode: token, secretName: pixellm-ray-token}\n", "    authOptions: {mode: disabled}\n",
+     "whoever reaches a pod could run code on it; write authOptions"),
+    (SERVICE, '{name: RAY_SERVE_ENABLE_HA_PROXY, value: "1"}', "{name: RAY_AUTH_MODE, value: disabled}",
+     "RAY_AUTH_MODE is disabled: without the token"),
+    ("platform/kuberay/jobs/train.yaml", "    env_vars:\n", "    env_vars:\n      RAY_AUTH_MODE: disabled\n",
+     "RAY_AUTH_MODE is disabled: without the token"),
+    (BASE + "kustomization.yaml", "  - network.yaml\n", "", "no NetworkPolicy selects these pods of RayCluster pixellm"),
+    (NETWORK, "ray-system}}\n      ports:\n        - {port: 8000, protocol: TCP}\n", "ray-system}}\n",
+     "NetworkPolicy clients-to-serve opens all ports of RayService"),
+    (NETWORK, "ray-system}}\n      ports:\n        - {port: 8000,", "ray-system}}\n      ports:\n        - {port: 1024, endPort: 65535,",
+     "clients-to-serve opens ports 1024 to 65535 of"),
+    (PROD + "gateway.yaml", "matchLabels: {app.kubernetes.io/component: serve}}\n  policyTypes: [Ingress]\n  ingress:\n    - from:",
+     "matchLabels: {app.kubernetes.io/component: serve}}\n  policyTypes: [Ingress]\n  ingress:\n    - {}\n    - from:",
+     "NetworkPolicy gateway-to-serve opens all ports of RayService pixellm-serve"),
     (CLUSTER, "    version: v2\n", "    version: v1\n", "the autoscaler is not v2; write autoscalerOptions: {version: v2}"),
     (CLUSTER, "rayVersion: 2.60.0", "rayVersion: 2.59.0", "rayVersion is 2.59.0, but the images hold Ray 2.60.0; write that"),
     (CLUSTER, "groupName: train", "groupName: data", "two groups are called data; give each a name of its own"),
@@ -197,6 +218,7 @@ DOCKER = [
      "constraints.txt has 2.60.0; write ray==2.60.0"),
     (DOCKERFILE, "ENV PIXELLM_GIT_REVISION=$GIT_REVISION\nUSER 1000\n\n", "ENV PIXELLM_GIT_REVISION=$GIT_REVISION\n\n",
      "target train runs as root; end it with USER 1000"),
+    (DOCKERFILE, "RAY_AUTH_MODE=token", "RAY_AUTH_MODE=disabled", "RAY_AUTH_MODE is disabled: without the token"),
     (DOCKERFILE, "WORKDIR /app", "RUN cd /app", "hadolint DL3003"),
     (DOCKERFILE, "# hadolint ignore=DL3008\n", "", "hadolint DL3008"),
     (DOCKERFILE, "HEALTHCHECK --interval=30s --timeout=10s --start-period=120s \\\n    CMD [", "LABEL check=[",
@@ -228,4 +250,4 @@ OBSERVABILITY = [
     (BOARD, "[$__rate_interval]", "$__rate_interval", "is no PromQL"),
 ]
 BROKEN = RUNS + DEPLOYMENTS + CLUSTERS + RAY_KEYS + KUBERAY + NAMES + DOCKER + OBSERVABILITY
-ELSEWHERE = {DEV + "namespace.yaml", DEV + "store.yaml"}  # what is found may be in a file beside it
+ELSEWHERE = {BASE + "kustomization.yaml", DEV + "namespace.yaml", DEV + "store.yaml"}  # what is found may be in a file beside it
