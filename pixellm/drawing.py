@@ -15,8 +15,8 @@ Color = tuple[int, int, int]
 # Okabe and Ito's palette without its black: seven colours that stay apart for the common kinds of colour blindness.
 PALETTE: list[Color] = [(230, 159, 0), (86, 180, 233), (0, 158, 115), (213, 94, 0), (204, 121, 167), (0, 114, 178), (240, 228, 66)]
 
-LONGEST_SIDE = 768  # pixels of the photo's longest side in an answer's picture, at least
-MIN_WIDTH = 512     # narrower pictures leave no room for the text
+MIN_SIDE, MAX_SIDE = 768, 4096  # pixels of the photo's longest side in an answer's picture
+MIN_WIDTH = 512  # narrower pictures leave no room for the text
 INK, FAINT, PAPER = (28, 30, 33), (104, 109, 117), (255, 255, 255)
 
 
@@ -39,7 +39,7 @@ def draw_masks(photo: Image.Image, masks: Sequence[np.ndarray], alpha: float = 0
         mask = mask.astype(bool)
         canvas[mask] = (canvas[mask] * (1 - alpha) + np.array(color_of(index)) * alpha + 0.5).astype(np.uint8)
     if outline:  # after all the colours, so that a later mask does not paint over an earlier edge
-        thickness = max(1, round(max(height, width) / 400))
+        thickness = max(1, round(min(max(height, width), MAX_SIDE) / 400))
         for index, mask in enumerate(masks):
             mask = mask.astype(bool)
             inner = _eroded(mask, thickness)
@@ -56,14 +56,17 @@ def draw_heat(photo: Image.Image, heat: np.ndarray) -> Image.Image:
 
 
 def draw_answer(photo: Image.Image, question: str, text: str, spans: Sequence[tuple[int, int]], masks: Sequence[np.ndarray]) -> Image.Image:
-    """One picture that shows an answer: the photo with its masks, enlarged to a readable size, the question, and `text` below.
+    """One picture that shows an answer: the photo with its masks, the question, and `text` below.
+
+    The photo's longer side becomes at least `MIN_SIDE` and at most `MAX_SIDE` pixels, and the letters grow with the picture's width.
 
     `spans[i]` is the (start, end) range of code points of `text` that names `masks[i]` (bool, (H, W) of the photo); it is set in
     `color_of(i)`. An empty span gets a blank patch of its colour. Raises ValueError if the numbers of spans and masks differ.
     """
     if len(spans) != len(masks):
         raise ValueError(f"found {len(spans)} spans but {len(masks)} masks; give one span for each mask")
-    scale = max(1.0, LONGEST_SIDE / max(photo.size))
+    longest = max(photo.size)
+    scale = min(max(longest, MIN_SIDE), MAX_SIDE) / longest
     size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
     photo = photo.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     picture = draw_masks(photo, [_resized(mask, size) for mask in masks])

@@ -145,13 +145,9 @@ def list_folder(uri: str | Path, leave_out: str | Path | None = None) -> Listing
 
 def path_below(uri: str | Path, folder: str | Path) -> str | None:
     """Path of `folder` below the folder `uri`: "" where both are one, None where it is elsewhere. Local links are resolved."""
-    (filesystem, root), (other_filesystem, path) = open_filesystem(uri), open_filesystem(folder)
-    if filesystem != other_filesystem:
-        return None
-    if isinstance(filesystem, pafs.LocalFileSystem):
-        root, path = os.path.realpath(root), os.path.realpath(path)
-    root = root.rstrip("/") + "/"
-    return f"{path}/".removeprefix(root).rstrip("/") if f"{path}/".startswith(root) else None
+    places = (str(each) if str(each).startswith("s3://") else os.path.realpath(open_filesystem(each)[1]) for each in (uri, folder))
+    root, path = (place.rstrip("/") + "/" for place in places)
+    return path.removeprefix(root).rstrip("/") if path.startswith(root) else None
 
 
 def list_files(uri: str | Path, suffix: str = "") -> list[str]:

@@ -79,6 +79,17 @@ def test_extreme_photo_sizes(size):
     assert page.mode == "RGB" and page.width >= 512
 
 
+@pytest.mark.parametrize("size", [(100_000, 20), (20, 100_000), (40_000, 200), (1, 1_000_000), (6000, 5000)])
+def test_the_picture_is_bounded_whatever_the_photo_is(size):
+    mask = np.zeros((size[1], size[0]), dtype=bool)
+    mask[: size[1] // 2 + 1] = True
+    text = "The strip can be seen. " * 9
+    page = draw_answer(Image.new("L", size), "Where is it?", text, [(4, 9)], [mask])
+    line_height = 1.6 * max(18, page.width / 36)
+    assert page.width <= 4096 and page.height <= 4096 + 14 * line_height, "letters are bounded by the picture, not by the photo"
+    assert _has_color(page, color_of(0))
+
+
 def test_numbers_of_spans_and_masks_must_agree():
     with pytest.raises(ValueError, match="2 spans but 1 masks"):
         draw_answer(_photo(), "?", "a b", [(0, 1), (2, 3)], [_box_mask(0, 0, 9, 9)])

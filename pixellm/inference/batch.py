@@ -109,7 +109,7 @@ class SegmentBatch:
                 prepared = self._prepare_row(row)
                 photos.append(_Photo(prepared, load_photo(prepared["image"])))
             except Exception as error:
-                records.append(_failure(row, error))
+                records.append(set_aside(row, error))
         return pa.Table.from_pylist(records + self._answer(photos), schema=RECORD_SCHEMA)
 
     def _answer(self, photos: list[_Photo]) -> list[Record]:
@@ -125,7 +125,7 @@ class SegmentBatch:
             if len(photos) > 1:
                 return [record for photo in photos for record in self._answer([photo])]
             logger.warning("photo %s is set aside", photos[0].row["image_id"], exc_info=not isinstance(error, PixelLMError))
-            return [_failure(photos[0].row, error)]
+            return [set_aside(photos[0].row, error)]
 
 
 def _to_record(row: dict[str, Any], index: int, answer: Segmentation) -> Record:
@@ -149,9 +149,10 @@ def _category(regions: Sequence[dict[str, Any]]) -> str:
     return names.pop() if len(names) == 1 else ""
 
 
-def _failure(row: dict[str, Any], error: Exception) -> Record:
+def set_aside(row: Record, error: Exception) -> Record:
+    """The record of a photo that failed; `row` is its row or an earlier record."""
     reason = error.reason if isinstance(error, RowError) else error.code if isinstance(error, InputError) else type(error).__name__
-    return {**_identity(row), "failure": reason, "failure_detail": str(error)}
+    return {**_identity(row), "failure": reason, "failure_detail": str(error) or reason}
 
 
 def _identity(row: dict[str, Any]) -> Record:

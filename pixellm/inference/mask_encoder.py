@@ -4,6 +4,7 @@ The numbers are those of the processor's `to_photo_masks`: bilinear to the padde
 photo. Bilinear resizing never leaves the range of the values it mixes, so the mask is looked for only where the square has a positive one.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -64,12 +65,15 @@ def encode_mask(mask_logits: Tensor, image_processor: PixelLMImageProcessor, res
 def _taps_of_on(on: Tensor, size: int) -> _Taps:
     """How to resize a side of `len(on)` source pixels to `size`, from the first to the last pixel that a source pixel which is on reaches.
 
-    The same places and weights, in float32, as `F.interpolate(mode="bilinear", align_corners=False)`.
+    The same places and weights, in float32, as `F.interpolate(mode="bilinear", align_corners=False)`, for these pixels only.
     """
-    place = ((torch.arange(size) + 0.5) * (len(on) / size) - 0.5).clamp(min=0)
+    lit = on.nonzero().flatten()
+    first, last = (int(lit[0]), int(lit[-1])) if len(lit) else (0, -1)
+    scale = size / len(on)
+    start, stop = max(0, math.floor((first - 1) * scale) - 1), min(size, math.ceil((last + 2) * scale) + 1)  # a little more than they reach
+    place = ((torch.arange(start, stop) + 0.5) * (len(on) / size) - 0.5).clamp(min=0)
     low = place.long().clamp(max=len(on) - 1)
     high = (low + 1).clamp(max=len(on) - 1)
-    reached = (on[low] | on[high]).nonzero().flatten().tolist()
-    start, stop = (reached[0], reached[-1] + 1) if reached else (0, 0)
-    part = slice(start, stop)
-    return _Taps(start, low[part], high[part], (place - low)[part])
+    reached = (on[low] | on[high]).nonzero().flatten()
+    part = slice(int(reached[0]), int(reached[-1]) + 1) if len(reached) else slice(0, 0)
+    return _Taps(start + part.start, low[part], high[part], (place - low)[part])

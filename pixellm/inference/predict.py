@@ -5,23 +5,23 @@ What is written is prediction_files.py's.
 
 import functools
 import math
-import os
 from collections.abc import Callable
 
 import ray.data
 from pydantic import Field, model_validator
 
 from pixellm.data.progress import show_progress
-from pixellm.data.sources.photos import PHOTO_SUFFIXES
-from pixellm.errors import StorageError
-from pixellm.inference.batch import AnySegmenter, Record, answer_rows, segmenter_builder
+from pixellm.data.sources.photos import PHOTO_SUFFIXES, is_photo
+from pixellm.errors import ConfigError, InputError, StorageError
+from pixellm.inference.batch import AnySegmenter, Record, answer_rows, segmenter_builder, set_aside
 from pixellm.inference.config import BatchConfig
 from pixellm.inference.prediction_files import PredictionFormat, add_photo, write_lists, write_pictures
 from pixellm.inference.result_ids import ids_from_annotations, ids_from_names
-from pixellm.storage import absolute_uri, list_files, open_filesystem
+from pixellm.storage import absolute_uri, list_folder, path_below
 from pixellm.uris import Uri
 
 WRITE_CPUS = 0.25
+_NOT_UTF8 = InputError("name_not_utf8", "the file's name is not UTF-8, which the lists of answers are; rename it")
 
 
 class PredictConfig(BatchConfig):
@@ -44,13 +44,15 @@ def predict(config: PredictConfig, build_segmenter: Callable[[], AnySegmenter] |
     """Answers and writes everything, printing progress; returns the records (`RECORD_SCHEMA`) by photo, failed ones with their reason.
 
     `build_segmenter` is called once in each actor; by default it loads `config.model`. Joins the Ray cluster that is there, or starts one.
-    Raises StorageError: no photos, no such model, an output that cannot be written. Raises ConfigError for `annotations` of other photos.
+    What lies below the output is not asked about: it may be the answers of an earlier run. Raises ConfigError for an output that is the
+    folder of photos and for `annotations` of other photos, StorageError: no photos, no such model, an output that cannot be written.
     """
     uris = {"photos": config.photos, "output": config.output} | ({} if config.model == "tiny" else {"model": config.model})
     config = config.model_copy(update={name: absolute_uri(uri) for name, uri in uris.items()})
-    _, folder = open_filesystem(config.photos)
-    files = [uri.removeprefix("s3://") for uri in list_files(config.photos) if uri.lower().endswith(PHOTO_SUFFIXES)]
-    names = [os.path.relpath(file, folder) for file in files]
+    if path_below(config.photos, config.output) == "":
+        raise ConfigError(f"output={config.output} is the folder of photos: its pictures would be asked about next time; name another")
+    listed = list_folder(config.photos, leave_out=config.output)
+    names = [path for path in listed.sizes if is_photo(path)]
     if not names:
         raise StorageError(f"{config.photos} has no photos ({', '.join(PHOTO_SUFFIXES)}); check the path")
     ids = None
@@ -58,7 +60,9 @@ def predict(config: PredictConfig, build_segmenter: Callable[[], AnySegmenter] |
         ids = ids_from_names(names) if config.annotations is None else ids_from_annotations(config.annotations, config.photos, names)
         print("\n".join(f"predict: {note}" for note in ids.notes), flush=True)
     answered = _answered(config, names, build_segmenter or segmenter_builder(config)).iter_rows()
-    records = sorted(show_progress(answered, "predict: photos", len(names)), key=lambda record: record["image_id"])
+    records = [set_aside({"image_id": path, "source": config.photos, "split": ""}, _NOT_UTF8) for path in listed.not_utf8 if is_photo(path)]
+    records += show_progress(answered, "predict: photos", len(names))
+    records.sort(key=lambda record: record["image_id"])
     write_lists(records, config.output, ids)
     return records
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from pixellm.drawing import draw_answer
-from pixellm.inference.batch import Record
+from pixellm.inference.batch import Record, set_aside
 from pixellm.inference.result_ids import ImageId, ResultIds
 from pixellm.masks import mask_to_png, rle_area, rle_box_xywh, rle_to_mask
 from pixellm.photos import load_photo
@@ -32,24 +32,34 @@ def add_photo(row: dict[str, Any], question: str) -> dict[str, Any]:
 
 
 def write_pictures(records: pa.Table, output: str, kind: PredictionFormat) -> pa.Table:
-    """Writes the files of each photo below the URI `output`, and returns `records` as they are. Raises StorageError.
+    """Writes the files of each photo below the URI `output`; returns `records`, with those set aside whose pictures could not be made.
 
     `png`: each mask as a 1-bit PNG of the photo's size. `overlay`: one picture of photo, masks, question and answer. `coco`: none.
+    Raises StorageError where a file cannot be written.
     """
-    for record in records.to_pylist() if kind != "coco" else ():
+    written = records.to_pylist()
+    for index, record in enumerate(written if kind != "coco" else ()):
         if record["failure"]:
             continue
-        masks = [rle_to_mask(rle) for rle in record["masks"]]
-        if kind == "png":
-            for index, mask in enumerate(masks):
-                write_bytes(join_uri(output, f"{record['image_id']}.{index}.png"), mask_to_png(mask))
-        if kind == "overlay":
-            photo = load_photo(read_bytes(join_uri(record["source"], record["image_id"])))
-            picture = draw_answer(photo, record["question"], record["text"], [(start, end) for start, end in record["spans"]], masks)
-            stream = io.BytesIO()
-            picture.save(stream, "PNG")
-            write_bytes(join_uri(output, f"{record['image_id']}.png"), stream.getvalue())
-    return records
+        try:
+            pictures = _pictures(record, kind)
+        except Exception as error:
+            written[index] = set_aside(record, error)
+            continue
+        for name, data in pictures.items():
+            write_bytes(join_uri(output, name), data)
+    return pa.Table.from_pylist(written, schema=records.schema)
+
+
+def _pictures(record: Record, kind: PredictionFormat) -> dict[str, bytes]:
+    """PNGs by the path of their file."""
+    masks = [rle_to_mask(rle) for rle in record["masks"]]
+    if kind == "png":
+        return {f"{record['image_id']}.{index}.png": mask_to_png(mask) for index, mask in enumerate(masks)}
+    photo = load_photo(read_bytes(join_uri(record["source"], record["image_id"])))
+    stream = io.BytesIO()
+    draw_answer(photo, record["question"], record["text"], [(start, end) for start, end in record["spans"]], masks).save(stream, "PNG")
+    return {f"{record['image_id']}.png": stream.getvalue()}
 
 
 def write_lists(records: Sequence[Record], output: str, ids: ResultIds | None = None) -> None:

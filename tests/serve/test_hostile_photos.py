@@ -14,6 +14,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from serve.ingress import build_api
+from tests.photo_files import chunk, jpeg, jpeg_of_scans, png, png_header, segment, webp_header, with_segments
 from tests.serve.doubles import RuleModel
 from tests.serve.test_ingress import CONFIG, as_form, photo_bytes
 
@@ -30,10 +31,6 @@ def encode(image: Image.Image, image_format: str, **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, image_format, **options)
     return buffer.getvalue()
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def png_bomb(width: int, height: int, num_bytes: int = 100_000) -> bytes:
@@ -54,6 +51,11 @@ def hostile_photos(number: int, seed: int):
                 (png_bomb(2**31 - 1, 2**31 - 1), True), (png_bomb(0, 5), True), (png_bomb(300, 300, 10), True), (text_bomb(), False),
                 (b"<svg xmlns='http://www.w3.org/2000/svg'/>", True), (b"%PDF-1.4", True), (b"GIF89a" + bytes(100), True),
                 (encode(gradient(), "TIFF"), True), (encode(gradient(), "BMP"), True), (b"P6 9 9 255 " + bytes(243), True),
+                (jpeg_of_scans(500), True), (png_header(1, 39_000_000), True), (png_header(100_000, 20), True),
+                (webp_header(16_000, 16_000), True), (png(chunks=[chunk(b"abCd") * 16_000]), False),
+                (with_segments(jpeg(), segment(0xFE, b"") * 30_000), True), (jpeg()[:2] + b"\xff" * 150_000, True),
+                (jpeg()[:-2] + b"\xff\xd0" * 75_000 + b"\xff\xd9", False), (jpeg().replace(b"\xff\xc0", b"\xff\xc9", 1), True),
+                (png(chunks=[chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(30_000_000), 9))]), False),
                 (b"8BPS" + bytes(500), True), (b"\x00\x00\x00\x20ftypavif" + bytes(200), True)]
     draw = random.Random(seed)
     good = [encode(gradient(draw.randrange(1, 90), draw.randrange(1, 90)), image_format, **options)
