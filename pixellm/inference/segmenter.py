@@ -20,6 +20,7 @@ from pixellm.inference.requests import EndEvent, Event, MaskEvent, PhotoInput, R
 from pixellm.inference.sampling import Forced, Greedy, Sampled, Sampler
 from pixellm.inference.segmentation import AnswerReader, Segmentation, Target, TextDelta, ends_with_stop
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
+from pixellm.model.load import load_model_dir
 from pixellm.model.presets import pretrained_dir
 from pixellm.storage import local_copy
 
@@ -37,10 +38,10 @@ class Segmenter:
                         int8_weights: bool = False) -> "Segmenter":
         """`path`: a model directory, its URI, or `tiny` for the weights that ship with the package. `int8_weights`: see int8.py."""
         folder = str(pretrained_dir(path)) if path == "tiny" else str(local_copy(path))
-        model = PixelLMForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype))
+        model, processor = load_model_dir(folder, getattr(torch, dtype))
         if int8_weights:
             use_int8_weights(model)
-        return cls(model.to(device), PixelLMProcessor.from_pretrained(folder), config)
+        return cls(model.to(device), processor, config)
 
     @property
     def load(self) -> EngineLoad:

@@ -3,7 +3,6 @@
 Names are translated by tables of rules; every tensor is used or in the list of the deliberately unused ones.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoConfig
+from transformers import CONFIG_MAPPING, AutoConfig
+from transformers import __version__ as transformers_version
 
 from pixellm.errors import ModelError
 from pixellm.model.configuration_pixellm import PixelLMConfig
 from pixellm.model.modeling_pixellm import PixelLMForConditionalGeneration
+from pixellm.model.side_files import read_json_object
 from pixellm.model.tensor_plan import Plan, Rules, TensorSource, list_tensors
 from pixellm.settings import StrictModel
 
@@ -231,8 +232,8 @@ def _read_text_config(folder: Path, tensors: Mapping[str, TensorSource], stem: s
     (vocab_size, hidden_size), (intermediate_size, _), (key_size, _) = (tensors[name].shape for name in names)
     file = folder / "config.json"
     if file.is_file():
-        values = json.loads(file.read_text())
-        return _known_values(values.get("text_config", values | {"model_type": "llama"})) | {"vocab_size": vocab_size}
+        values = read_json_object(file)
+        return _known_values(file, values.get("text_config", values | {"model_type": "llama"})) | {"vocab_size": vocab_size}
     if settings is None:
         raise ModelError(f"{folder} has no config.json, and its tensors do not show num_attention_heads, rms_norm_eps and "
                          "max_position_embeddings; give them as language_model={num_attention_heads: 32, rms_norm_eps: 1e-6, "
@@ -250,20 +251,37 @@ def _read_vision_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         raise ModelError(f"{folder} has no config.json; give the folder of the CLIP vision tower as Hugging Face stores it")
-    values = json.loads(file.read_text())
-    return _known_values(values.get("vision_config", values) | {"model_type": "clip_vision_model"}) | {"image_size": IMAGE_SIZE}
+    values = read_json_object(file)
+    found = _known_values(file, values.get("vision_config", values), "clip_vision_model")
+    return found | {"image_size": IMAGE_SIZE}
 
 
 def read_image_statistics(folder: Path) -> dict[str, list[float]]:
     """`image_mean` and `image_std` of the vision tower in `folder`; nothing where it does not say them."""
     file = folder / "preprocessor_config.json"
-    values = json.loads(file.read_text()) if file.is_file() else {}
-    return {name: values[name] for name in ("image_mean", "image_std") if name in values}
+    values = read_json_object(file) if file.is_file() else {}
+    found = {name: values[name] for name in ("image_mean", "image_std") if values.get(name) is not None}
+    for name, numbers in found.items():
+        if not (isinstance(numbers, list) and len(numbers) == 3 and all(type(number) in (int, float) for number in numbers)):
+            raise ModelError(f"{file}: {name} is {numbers!r}, expected three numbers; fetch it again")
+    return found
 
 
-def _known_values(values: dict[str, Any]) -> dict[str, Any]:
-    """What the configuration of this type takes; the rest of a config.json is about files, versions and other models."""
-    model_type = values.get("model_type", "llama")
+def _known_values(file: Path, values: Any, model_type: str | None = None) -> dict[str, Any]:
+    """What the configuration of this type takes; the rest of a config.json is about files, versions and other models.
+
+    Raises ModelError for a `model_type` that is not known and for values that make no configuration.
+    """
+    if not isinstance(values, dict):
+        raise ModelError(f"{file}: a model's configuration is a {type(values).__name__}, expected keys and values; fetch it again")
+    model_type = model_type or values.get("model_type", "llama")
+    if model_type not in CONFIG_MAPPING:
+        raise ModelError(f"{file}: model_type {model_type!r} is not one that transformers {transformers_version} knows")
     about = {"architectures", "model_type", "transformers_version", "dtype", "torch_dtype", "_name_or_path"}
     known = (AutoConfig.for_model(model_type).to_dict().keys() | {"rope_theta", "rope_scaling"}) - about
-    return {"model_type": model_type, **{key: value for key, value in values.items() if key in known}}
+    found = {key: value for key, value in values.items() if key in known}
+    try:
+        AutoConfig.for_model(model_type, **found)
+    except Exception as error:  # each configuration checks its values in its own way
+        raise ModelError(f"{file} does not make a configuration of {model_type}: {' '.join(str(error).split())}; fetch it again") from None
+    return {"model_type": model_type, **found}

@@ -4,7 +4,7 @@ That one (transformers 4.31, `use_fast=False`) cuts a text at its added tokens, 
 SentencePiece, which puts a space before it: no id for the newline after <im_end>, and "." after a codebook group becomes "▁.".
 """
 
-import json
+import operator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,10 +16,12 @@ from transformers.tokenization_utils_base import generate_merges
 
 from pixellm.errors import ModelError
 from pixellm.model.presets import IMAGE_TOKEN
+from pixellm.model.side_files import check_not_damaged, read_json_object
 
 IMAGE_BOUNDS = ("<im_start>", "<im_end>")
 BOS, EOS, UNKNOWN = "<s>", "</s>", "<unk>"
 SPACE = "▁"
+BPE = 2  # among SentencePiece's types of models
 
 # The conversations of the released code; a turn's `<image>` stands between its bounds.
 CHAT_TEMPLATES = {
@@ -56,7 +58,14 @@ def load_llama_tokenizer(folder: Path, conversation: Conversation, codebook_toke
     Raises ModelError when the folder holds no LLaMA tokenizer, or when its added tokens do not follow on its pieces.
     """
     vocabulary = _read_vocabulary(folder)
-    tokenizer = Tokenizer(models.BPE(vocabulary.pieces, vocabulary.merges, unk_token=UNKNOWN, fuse_unk=True, byte_fallback=True))
+    missing = [piece for piece in (UNKNOWN, BOS, EOS, "<0x00>", SPACE) if piece not in vocabulary.pieces]
+    if missing:
+        raise ModelError(f"{folder} holds a tokenizer without {', '.join(missing)}: not LLaMA's; give the folder of the checkpoint's own")
+    try:
+        model = models.BPE(vocabulary.pieces, vocabulary.merges, unk_token=UNKNOWN, fuse_unk=True, byte_fallback=True)
+    except Exception as error:  # the Rust library raises no class of its own
+        raise ModelError(f"{folder} holds a tokenizer whose merges and pieces do not fit ({error}); fetch it again") from None
+    tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
     tokenizer.decoder = decoders.Sequence([
         decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
@@ -80,25 +89,48 @@ def load_llama_tokenizer(folder: Path, conversation: Conversation, codebook_toke
 def _read_vocabulary(folder: Path) -> _Vocabulary:
     if (folder / "tokenizer.model").is_file():
         model = import_protobuf().ModelProto()
-        model.ParseFromString((folder / "tokenizer.model").read_bytes())
+        file = folder / "tokenizer.model"
+        data = check_not_damaged(file)
+        try:
+            model.ParseFromString(data)
+        except Exception as error:  # protobuf's DecodeError
+            raise ModelError(f"{file} is not whole, or not a SentencePiece model ({error}); fetch it again") from None
+        if model.trainer_spec.model_type != BPE:  # which a file that was cut lacks: it is written last
+            raise ModelError(f"{file} is not whole, or not a LLaMA tokenizer (SentencePiece's BPE); fetch it again")
         pieces = {piece.piece: id_ for id_, piece in enumerate(model.pieces)}
         merges = generate_merges(pieces, {piece.piece: piece.score for piece in model.pieces})
         return _Vocabulary(pieces, merges, _read_added_tokens(folder))
     if (folder / "tokenizer.json").is_file():
-        values = json.loads((folder / "tokenizer.json").read_text())
-        model = values["model"]
-        if model.get("type", "BPE") != "BPE" or not model.get("byte_fallback"):
-            raise ModelError(f"{folder / 'tokenizer.json'} is not a LLaMA tokenizer (BPE with byte fallback)")
-        merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
-        return _Vocabulary(model["vocab"], merges, {each["content"]: each["id"] for each in values["added_tokens"]})
+        values = read_json_object(folder / "tokenizer.json")
+        try:
+            model = values["model"]
+            if model.get("type", "BPE") != "BPE" or not model.get("byte_fallback"):
+                raise ModelError(f"{folder / 'tokenizer.json'} is not a LLaMA tokenizer (BPE with byte fallback)")
+            merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
+            return _Vocabulary(dict(model["vocab"]), merges, {each["content"]: each["id"] for each in values["added_tokens"]})
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, ModelError):
+                raise
+            raise _no_tokenizer(folder / "tokenizer.json", error) from None
     raise ModelError(f"{folder} holds neither tokenizer.model nor tokenizer.json; give the folder of the checkpoint's LLaMA tokenizer")
 
 
 def _read_added_tokens(folder: Path) -> dict[str, int]:
     """What stands beside a `tokenizer.model`: added_tokens.json, or the added tokens of tokenizer_config.json."""
-    if (folder / "added_tokens.json").is_file():
-        return json.loads((folder / "added_tokens.json").read_text())
-    if (folder / "tokenizer_config.json").is_file():
-        decoder = json.loads((folder / "tokenizer_config.json").read_text()).get("added_tokens_decoder", {})
-        return {each["content"]: int(id_) for id_, each in decoder.items()}
+    file = folder / "added_tokens.json"
+    try:
+        if file.is_file():
+            return {token: operator.index(id_) for token, id_ in read_json_object(file).items()}
+        file = folder / "tokenizer_config.json"
+        if file.is_file():
+            decoder = read_json_object(file).get("added_tokens_decoder", {})
+            return {each["content"]: int(id_) for id_, each in decoder.items()}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise _no_tokenizer(file, error) from None
     return {}
+
+
+def _no_tokenizer(file: Path, error: Exception) -> ModelError:
+    return ModelError(f"{file} does not hold what a LLaMA tokenizer's does ({type(error).__name__}: {error}); fetch it again")

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from pixellm.errors import ModelError
 from pixellm.model.configuration_pixellm import PixelLMConfig
+from pixellm.model.side_files import check_index, describe_damage
 
 OUTPUT_SHARD_BYTES = 1 << 30
 INDEX_NAME, SINGLE_NAME = "model.safetensors.index.json", "model.safetensors"
@@ -44,18 +44,26 @@ class TensorSource:
 def list_tensors(folder: Path) -> dict[str, TensorSource]:
     """Every tensor of a checkpoint folder: `*.safetensors`, else `pytorch_model*.bin` (read with `weights_only`, mapped, not loaded).
 
-    Raises ModelError when the folder holds neither, a file that is not whole, or the same name twice.
+    Raises ModelError when the folder holds neither, lacks a file that its index names, holds one that is not whole, or a name twice.
     """
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    files, index = _list_files(folder, "*.safetensors"), folder / INDEX_NAME
+    if not files and not index.is_file():
+        files, index = _list_files(folder, "pytorch_model*.bin"), folder / "pytorch_model.bin.index.json"
+    if index.is_file():
+        check_index(index)
     if not files:
         raise ModelError(f"{folder} holds neither *.safetensors nor pytorch_model*.bin")
     found: dict[str, TensorSource] = {}
     for file in files:
+        with file.open("rb") as stream:
+            damage = describe_damage(stream.read(1024))
+        if damage:
+            raise ModelError(f"{file} is {damage}; it is not whole: fetch it again")
         if file.suffix == ".safetensors":
             try:
                 with safe_open(file, framework="pt") as opened:
                     shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-            except SafetensorError as error:
+            except (SafetensorError, OSError) as error:
                 raise ModelError(f"{file} is not whole ({error}); fetch it again") from None
         else:
             shapes = {name: tuple(tensor.shape) for name, tensor in _load_bin(file).items()}
@@ -66,14 +74,26 @@ def list_tensors(folder: Path) -> dict[str, TensorSource]:
     return found
 
 
+def _list_files(folder: Path, pattern: str) -> list[Path]:
+    return sorted(file for file in folder.glob(pattern) if not file.name.startswith("."))  # what a Mac puts beside files begins with "._"
+
+
 def _load_bin(file: Path) -> dict[str, Tensor]:
     """A `.bin` file's tensors, mapped from disk; nothing but tensors is unpickled. Raises ModelError for anything else."""
     try:
-        return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    except (UnpicklingError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        found = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # a pickle that is cut or made of something else fails in any of torch's and pickle's ways
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(f"{file} is not a whole file of tensors that can be mapped ({reason}); fetch it again, or save its state dict as "
                          "safetensors where you trust it") from None
+    if not isinstance(found, Mapping):
+        raise ModelError(f"{file} holds a {type(found).__name__}, expected a state dict: names of tensors with their tensors; save that")
+    if others := [str(name) for name, value in found.items() if not (isinstance(name, str) and isinstance(value, Tensor))]:
+        raise ModelError(f"{file} holds {', '.join(others[:5])} that are not tensors: a training checkpoint around a state dict? Save the "
+                         "state dict alone, as safetensors")
+    return dict(found)
 
 
 @dataclass

@@ -27,6 +27,7 @@ from pixellm.evaluation.metrics import score_questions, summarize
 from pixellm.inference.segmenter import Segmenter
 from pixellm.masks import union_rles
 from pixellm.model import PixelLMConfig, PixelLMForConditionalGeneration, PixelLMProcessor
+from pixellm.model.load import load_model_dir
 from pixellm.model.packing import unpack_batch
 from pixellm.model.presets import IMAGE_TOKEN, build_image_processor, codebook_tokens, pretrained_dir
 from pixellm.settings import StrictModel
@@ -139,8 +140,7 @@ def run_trial(config: AblateConfig, variant: Variant, seed: int) -> dict[str, An
 def build_variant(base: str, variant: Variant) -> tuple[PixelLMForConditionalGeneration, PixelLMProcessor, int]:
     """A model of the variant's shape, its processor, and how many of its parameters are the warm start's."""
     folder = pretrained_dir(base) if base == "tiny" else local_copy(base)
-    warm = PixelLMForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    warm_processor = PixelLMProcessor.from_pretrained(folder)
+    warm, warm_processor = load_model_dir(folder)
     tokens = codebook_tokens(variant.num_scales * variant.num_tokens_per_scale)
     tokenizer = warm_processor.tokenizer
     tokenizer.add_tokens([token for token in tokens if token not in tokenizer.get_vocab()], special_tokens=True)

@@ -8,6 +8,7 @@ import torch
 from pixellm.data.prompts import ANSWERS, QUESTIONS
 from pixellm.data.sources import shapes_questions
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor, presets
+from pixellm.model.load import load_model_dir
 from pixellm.storage import exists, join_uri, local_copy, upload_folder
 from pixellm.train.config import RANDOM_TINY, TrainConfig
 
@@ -46,4 +47,4 @@ def base_uri_of(config: TrainConfig) -> str:
 def load_base(uri: str, dtype: torch.dtype = torch.float32) -> tuple[PixelLMForConditionalGeneration, PixelLMProcessor]:
     """Model and processor of a model directory, local or on storage."""
     folder = local_copy(uri)
-    return PixelLMForConditionalGeneration.from_pretrained(folder, dtype=dtype), PixelLMProcessor.from_pretrained(folder)
+    return load_model_dir(folder, dtype)

@@ -87,7 +87,13 @@ def _look_at_model(config: TrainConfig, found: DryRun) -> PixelLMConfig:
         found.problems.append(f"model={config.model} holds no .safetensors; copy its weights there")
     if not exists(join_uri(uri, "processor_config.json")):
         found.problems.append(f"model={config.model} holds no processor_config.json; copy its processor there")
-    return PixelLMConfig.from_dict(json.loads(read_bytes(join_uri(uri, "config.json"))))
+    try:
+        return PixelLMConfig.from_dict(json.loads(read_bytes(join_uri(uri, "config.json"))))
+    except PixelLMError:
+        raise
+    except Exception as error:  # not JSON, or of another kind of model
+        raise ModelError(f"{join_uri(uri, 'config.json')} does not make a model's configuration ({' '.join(str(error).split())[:300]}); "
+                         "fetch it again") from None
 
 
 def _look_at_memory(architecture: PixelLMConfig, config: TrainConfig, assumed: Assumed, found: DryRun) -> MemoryEstimate:

@@ -190,6 +190,58 @@ def test_what_does_not_fit_llava_is_listed_at_once(llava, tmp_path, capsys):
     assert "give vision_tower" in error_of(capsys, f"from_llava={tmp_path / 'original'}", f"out={tmp_path / 'ours'}")
 
 
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 499723\n"
+DAMAGED = [LFS, b"404: Not Found", b"<html><body>log in</body></html>", b"", b"\0" * 99, b"[1, 2]", b'{"a": ', b"5"]
+
+
+def test_a_damaged_file_beside_the_weights_is_named_before_anything_is_written(llava, tmp_path, capsys):
+    """Each file that the conversion reads, whatever stands in its place."""
+    write_llava(llava, tmp_path / "llava", "hf_new")
+    names = ["config.json", "preprocessor_config.json", "added_tokens.json", "tokenizer.model", "model.safetensors"]
+    for name in names:
+        file = tmp_path / "llava" / name
+        kept = file.read_bytes() if file.is_file() else None
+        for data in DAMAGED:
+            file.write_bytes(data)
+            said = error_of(capsys, f"from_llava={tmp_path / 'llava'}", f"out={tmp_path / 'ours'}")
+            assert str(file) in said and "fetch it again" in said and "Traceback" not in said, (name, data)
+        if kept is None:
+            file.unlink()
+        else:
+            file.write_bytes(kept)
+    whole = (tmp_path / "llava" / "tokenizer.model").read_bytes()
+    (tmp_path / "llava" / "tokenizer.model").write_bytes(whole[:len(whole) // 2])
+    assert "tokenizer.model is not whole" in error_of(capsys, f"from_llava={tmp_path / 'llava'}", f"out={tmp_path / 'ours'}")
+    (tmp_path / "llava" / "tokenizer.model").unlink()
+    for values in ({}, {"model": []}, {"model": {"byte_fallback": True}}, {"model": {"byte_fallback": True, "vocab": {}, "merges": [5]}},
+                   {"model": {"byte_fallback": True, "vocab": {"a": 0}, "merges": []}, "added_tokens": []}):
+        (tmp_path / "llava" / "tokenizer.json").write_text(json.dumps(values))
+        assert str(tmp_path / "llava") in error_of(capsys, f"from_llava={tmp_path / 'llava'}", f"out={tmp_path / 'ours'}")
+    assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize(("values", "said"), [
+    ({"text_config": []}, "is a list, expected keys and values"), ({"text_config": {"model_type": "no-such"}}, "model_type 'no-such'"),
+    ({"text_config": {"model_type": "llama", "num_attention_heads": "many"}}, "does not make a configuration of llama"),
+    ({"vision_config": 5}, "is a int, expected keys and values")])
+def test_a_configuration_that_is_none_is_named(llava, tmp_path, capsys, values, said):
+    write_llava(llava, tmp_path / "llava", "hf_new")
+    file = tmp_path / "llava" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+    found = error_of(capsys, f"from_llava={tmp_path / 'llava'}", f"out={tmp_path / 'ours'}")
+    assert said in found and str(file) in found and not (tmp_path / "ours").exists()
+
+
+def test_a_byte_order_mark_is_read(llava, tmp_path, capsys):
+    write_llava(llava, tmp_path / "llava", "hf_new")
+    (tmp_path / "llava" / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": null}')
+    for name in ("config.json", "preprocessor_config.json"):
+        file = tmp_path / "llava" / name
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    run(capsys, f"from_llava={tmp_path / 'llava'}", f"out={tmp_path / 'ours'}")
+    assert Segmenter.from_pretrained(str(tmp_path / "ours")).processor.image_processor.image_mean == [0.5, 0.5, 0.5]
+
+
 def test_a_pickle_that_is_not_of_tensors_is_refused(released):
     folder, _ = released
     (folder / "official" / "model.safetensors").unlink()
@@ -205,7 +257,7 @@ def test_a_file_that_is_not_whole_is_named(released):
     with pytest.raises(ValueError, match=r"model\.safetensors is not whole"):
         plan_official(folder / "official", folder / "tower", list(range(6)), 3)
     file.write_text("version https://git-lfs.github.com/spec/v1")
-    with pytest.raises(ValueError, match=r"model\.safetensors is not whole"):
+    with pytest.raises(ValueError, match=r"model\.safetensors is a pointer of Git LFS"):
         plan_official(folder / "official", folder / "tower", list(range(6)), 3)
 
 

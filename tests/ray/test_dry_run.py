@@ -21,6 +21,6 @@ def test_dry_run_of_a_job(local_ray, tmp_path, capsys):
     assert ended.value.code == 0 and "nothing would stop it" in printed and "memory of one worker" in printed
     assert not list((tmp_path / "runs").iterdir()), "nothing was begun"
     with pytest.raises(SystemExit) as ended:
-        job.main([*arguments, "num_workers=64", f"data=[{tmp_path}]"])
+        job.main([*(each for each in arguments if not each.startswith("data=")), "num_workers=64", f"data=[{tmp_path}]"])
     printed = capsys.readouterr().out
     assert ended.value.code == 1 and "the run asks for 64" in printed and "no manifest.json" in printed
