@@ -21,6 +21,7 @@ from transformers.processing_utils import ImagesKwargs
 
 from pixellm.errors import ModelError
 from pixellm.model.packing import normalise_pixels, pack_mask, unpack_batch
+from pixellm.model.turn_markers import find_markers, without_markers
 from pixellm.photos import upright_rgb
 
 SEG = "{seg}"
@@ -130,6 +131,7 @@ class PixelLMProcessor(ProcessorMixin):
                  max_length: int = 2048, chat_template: str | None = None):
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         self.image_token, self.codebook_tokens, self.max_length = image_token, list(codebook_tokens), max_length
+        self._markers: tuple[tuple[object, int], re.Pattern[str]] | None = None  # with the template and size that they were found for
 
     @property
     def num_image_tokens(self) -> int:
@@ -145,8 +147,8 @@ class PixelLMProcessor(ProcessorMixin):
         first, *later = [*(asked for asked, _ in history), question]
         turns = [self._user_turn(first)]
         for (_, answer), asked in zip(history, later, strict=True):
-            said = self._without_special_tokens(answer).replace(SEG, "".join(self.codebook_tokens))
-            turns += [{"role": "assistant", "content": said}, {"role": "user", "content": self._without_special_tokens(asked)}]
+            said = self._without_markers(answer).replace(SEG, "".join(self.codebook_tokens))
+            turns += [{"role": "assistant", "content": said}, {"role": "user", "content": self._to_question(asked)}]
         return self._encode_prompt(self._render(turns, add_generation_prompt=True))
 
     def conversation_ids(self, question: str, answer: str) -> tuple[list[int], list[int]]:
@@ -156,7 +158,7 @@ class PixelLMProcessor(ProcessorMixin):
         """
         turns = [self._user_turn(question)]
         prompt = self._render(turns, add_generation_prompt=True)
-        whole = self._render([*turns, {"role": "assistant", "content": self._without_special_tokens(answer)}], add_generation_prompt=False)
+        whole = self._render([*turns, {"role": "assistant", "content": self._without_markers(answer)}], add_generation_prompt=False)
         if not whole.startswith(prompt):
             raise ModelError("the chat template renders a prompt that is not the beginning of the whole conversation")
         prompt_ids, rendered_answer = self._encode_prompt(prompt), whole[len(prompt):].replace(SEG, "".join(self.codebook_tokens))
@@ -253,12 +255,21 @@ class PixelLMProcessor(ProcessorMixin):
                                  "people see it, after its EXIF orientation")
 
     def _user_turn(self, question: str) -> dict[str, str]:
-        return {"role": "user", "content": f"{self.image_token}\n{self._without_special_tokens(question)}"}
+        return {"role": "user", "content": f"{self.image_token}\n{self._to_question(question)}"}
 
-    def _without_special_tokens(self, text: str) -> str:
-        """A person's words must not become placeholders or codebook tokens."""
-        special = [self.image_token, *self.codebook_tokens, *self.tokenizer.all_special_tokens]
-        return re.sub("|".join(map(re.escape, special)), " ", text)
+    def _to_question(self, text: str) -> str:
+        """A question as it is trained and asked: on one line, since some templates end a turn with a line, with one space between words."""
+        return " ".join(self._without_markers(text).split())
+
+    def _without_markers(self, text: str) -> str:
+        """A person's words must not become placeholders, codebook tokens or turns."""
+        tokenizer = self.tokenizer
+        known = tokenizer.chat_template, len(tokenizer)
+        if self._markers is None or self._markers[0] != known:
+            tokens = {self.image_token, *self.codebook_tokens, *tokenizer.all_special_tokens}
+            tokens |= {str(token) for token in tokenizer.added_tokens_decoder.values()}
+            self._markers = known, find_markers(lambda turns: self._render(turns, add_generation_prompt=True), tokens)
+        return without_markers(text, self._markers[1])
 
     def _render(self, turns: list[dict[str, str]], add_generation_prompt: bool) -> str:
         return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
