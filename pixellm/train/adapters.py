@@ -9,10 +9,14 @@ import re
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from pixellm.errors import StorageError
+from pixellm.errors import ModelError, StorageError
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
+from pixellm.model.side_files import read_json_object
+from pixellm.settings import build_config
 from pixellm.storage import local_copy
 from pixellm.train.base import base_uri_of, load_base
 from pixellm.train.checkpoint import TrainedWeights
@@ -51,14 +55,23 @@ def load_adapters(uri: str, base: str | None = None,
     folder = local_copy(uri)
     if not (folder / ABOUT).is_file():
         raise StorageError(f"{uri} has no {ABOUT}: it is no folder of adapters; jobs.export writes one with adapters_only=true")
-    about = json.loads((folder / ABOUT).read_text())
+    about = read_json_object(folder / ABOUT)
+    if not (isinstance(about.get("base"), str) and isinstance(about.get("lora"), dict | None)):
+        raise ModelError(f"{folder / ABOUT} does not say base and lora as jobs.export writes them; fetch it again")
     model, processor = load_base(base or about["base"], dtype)
-    values = load_file(folder / TRAINED)
+    values = _load_tensors(folder / TRAINED)
     if about["lora"] is not None:
-        add_adapters(model.language_model, LoraSettings(**about["lora"]))
-        stored = load_file(folder / LORA)
+        add_adapters(model.language_model, build_config(LoraSettings, about["lora"], where=str(folder / ABOUT)))
+        stored = _load_tensors(folder / LORA)
         values |= {re.sub(r"(lora_\w+)\.weight$", r"\1.default.weight", name.removeprefix(PEFT_PREFIX)): stored[name] for name in stored}
     put_values(model, values, f"{uri} holds", base or about["base"])
     if about["lora"] is not None:
         merge_adapters(model.language_model)
     return model.eval(), processor
+
+
+def _load_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file} is not whole ({error}); fetch it again") from None

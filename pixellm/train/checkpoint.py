@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pixellm.data.mixture import DataPosition
 from pixellm.errors import StorageError
+from pixellm.model.side_files import describe_damage
 from pixellm.settings import build_config, read_values
 from pixellm.storage import delete, download_files, exists, join_uri, list_files, read_bytes, upload_folder, write_bytes
 from pixellm.train.config import TrainConfig
@@ -131,10 +132,18 @@ def fetch_checkpoint(uri: str, folder: Path, names: Collection[str] | None = Non
 
 
 def read_manifest(uri: str) -> dict[str, Any]:
-    """The manifest of a checkpoint. Raises StorageError for a folder without one: it was never finished."""
+    """The manifest of a checkpoint. Raises StorageError for a folder without one, which was never finished, and for one that is damaged."""
     if not exists(join_uri(uri, MANIFEST)):
         raise StorageError(f"{uri} has no {MANIFEST}: it is not a finished checkpoint; give the folder of one, or of a run")
-    return json.loads(read_bytes(join_uri(uri, MANIFEST)))
+    data = read_bytes(join_uri(uri, MANIFEST))
+    try:
+        manifest = json.loads(data)
+        if all(isinstance(entry["sha256"], str) for entry in manifest["files"].values()):
+            return manifest
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    found = describe_damage(data) or "not the manifest of a checkpoint"
+    raise StorageError(f"{join_uri(uri, MANIFEST)} is {found}; fetch it again, or delete {uri} to use an earlier checkpoint")
 
 
 def find_latest_checkpoint(run_uri: str) -> str | None:

@@ -75,6 +75,15 @@ def test_a_changed_file_is_refused(tmp_path):
     assert PARAMETERS in json.loads((tmp_path / checkpoint_name(7) / MANIFEST).read_text())["files"]
 
 
+@pytest.mark.parametrize("data", [b"", b"404: Not Found", b"<html><body>log in</body></html>", b"[]", b'{"files": ', b'{"step": 7}',
+                                  b'{"files": {"a": 5}}', b"version https://git-lfs.github.com/spec/v1\nsize 4\n"])
+def test_a_damaged_manifest_is_named(tmp_path, data):
+    uri = write(str(tmp_path / checkpoint_name(7)), make_checkpoint(), tmp_path / "local")
+    (tmp_path / checkpoint_name(7) / MANIFEST).write_bytes(data)
+    with pytest.raises(StorageError, match=r"manifest\.json is .*fetch it again, or delete"):
+        read_checkpoint(uri, tmp_path / "fetched")
+
+
 def test_random_generators_go_on_where_they_were():
     before = get_random_state()
     drawn = (torch.rand(3), np.random.rand(3), random.random())

@@ -13,7 +13,7 @@ from pixellm.data.shards import ShardOptions, write_shards
 from pixellm.errors import ModelError, StorageError
 from pixellm.model import PixelLMForConditionalGeneration, PixelLMProcessor
 from pixellm.model.packing import unpack_batch
-from pixellm.train.adapters import TRAINED, load_adapters
+from pixellm.train.adapters import LORA, TRAINED, load_adapters
 from pixellm.train.base import load_base, prepare_base
 from pixellm.train.checkpoint import checkpoint_name
 from pixellm.train.deepspeed import MOMENTS, TrainedState
@@ -120,6 +120,19 @@ def test_adapters_alone_make_the_same_model_again(adapters, tmp_path):
     assert isinstance(processor, PixelLMProcessor) and "goes onto `tiny-random`" in (folder / "README.md").read_text()
     with pytest.raises(StorageError, match=r"has no adapter.json"):
         load_adapters(str(tmp_path / "model"))
+
+
+def test_damaged_adapters_are_named(adapters):
+    folder, _ = adapters
+    for name, contents in (("adapter.json", (b"404: Not Found", b"[]", b"{}", b'{"base": 5, "lora": null}')),
+                           (TRAINED, (b"", b"version https://git-lfs.github.com/spec/v1\n")), (LORA, (b"<html>",))):
+        kept = (folder / name).read_bytes()
+        for data in contents:
+            (folder / name).write_bytes(data)
+            with pytest.raises(ModelError) as error:
+                load_adapters(str(folder))
+            assert str(folder / name) in str(error.value) and "fetch it again" in str(error.value)
+        (folder / name).write_bytes(kept)
 
 
 def test_peft_reads_the_adapters(adapters, tmp_path):
