@@ -152,7 +152,7 @@ def _category(regions: Sequence[dict[str, Any]]) -> str:
 def set_aside(row: Record, error: Exception) -> Record:
     """The record of a photo that failed; `row` is its row or an earlier record."""
     reason = error.reason if isinstance(error, RowError) else error.code if isinstance(error, InputError) else type(error).__name__
-    return {**_identity(row), "failure": reason, "failure_detail": str(error) or reason}
+    return {**dict.fromkeys(RECORD_SCHEMA.names), **_identity(row), "failure": reason, "failure_detail": str(error) or reason}
 
 
 def _identity(row: dict[str, Any]) -> Record:
