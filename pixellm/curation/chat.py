@@ -30,7 +30,7 @@ class Picture:
         return f"{hashlib.sha256(self.data).hexdigest()}/{self.side}"
 
     def to_data_uri(self) -> str:
-        """Raises what Pillow raises for a photo that it cannot read."""
+        """Raises InputError like `decode_photo`."""
         photo, _ = decode_photo(self.data, self.side)
         photo.thumbnail((self.side, self.side), Image.Resampling.BICUBIC)
         return to_data_uri(photo)

@@ -69,7 +69,8 @@ class PhotoFolder:
         Raises RowError `photo_missing`, or `photo_ambiguous` where several photos fit equally well.
         """
         given = [_to_path(image.get(key) or "") for key in ("file_name", "coco_url")]
-        names = list(dict.fromkeys(name for name in given + [_COCO_PREFIX.sub("", name) for name in given] if name))
+        prefixed = [posixpath.basename(name) for name in given if _COCO_PREFIX.search(name)]  # unique in COCO, whatever the folder
+        names = list(dict.fromkeys(name for name in given + [_COCO_PREFIX.sub("", name) for name in prefixed] if name))
         ambiguous: RowError | None = None
         for name in names:
             found = self._index.find(name)
@@ -82,7 +83,7 @@ class PhotoFolder:
             raise RowError("photo_missing", "the image has no file_name and no coco_url")
         elsewhere = [path for name in names for path in self._index.of_base_name(name)][:_NUM_SHOWN]
         detail = f"no {', '.join(names)} below {self._listing.uri}"
-        detail += f"; {', '.join(elsewhere)} lies in another folder than the name says" if elsewhere else ""
+        detail += f"; in another folder than the name says: {', '.join(elsewhere)}" if elsewhere else ""
         raise RowError("photo_missing", detail + (f"; not UTF-8 are {', '.join(self.not_utf8[:_NUM_SHOWN])}" if self.not_utf8 else ""))
 
     def path_of_stem(self, stem: str) -> str | None:

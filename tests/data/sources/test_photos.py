@@ -68,6 +68,8 @@ def find(folder: PhotoFolder, root: Path, **image: Any) -> str:
     # COCO's names of 2014 for the files of 2017
     (["000000544519.jpg"], "COCO_val2014_000000544519.jpg", "000000544519.jpg"),
     (["val2017/000000544519.jpg"], "COCO_val2014_000000544519.jpg", "val2017/000000544519.jpg"),
+    (["train2017/000000544519.jpg"], "val2014/COCO_val2014_000000544519.jpg", "train2017/000000544519.jpg"),
+    (["val2017/000000544519.jpg"], "train2017/000000544519.jpg", "photo_missing"),
 ])
 def test_the_photo_that_a_name_means(tmp_path: Path, files: list[str], name: str, expected: str) -> None:
     assert find(make_folder(tmp_path, *files), tmp_path, file_name=name) == expected
@@ -80,7 +82,7 @@ def test_the_second_name_decides_where_the_first_does_not(tmp_path: Path) -> Non
     assert find(folder, tmp_path, file_name="1.jpg", coco_url="http://images.cocodataset.org/val2017/1.jpg") == "val2017/1.jpg"
     with pytest.raises(RowError, match=r"1\.jpg can be each of 2 photos below .*: train2017/1\.jpg, val2017/1\.jpg"):
         folder.find({"file_name": "1.jpg"})
-    with pytest.raises(RowError, match=r"no test2017/1\.jpg below .*; train2017/1\.jpg, val2017/1\.jpg lies in another folder"):
+    with pytest.raises(RowError, match=r"no test2017/1\.jpg below .*; in another folder .*: train2017/1\.jpg, val2017/1\.jpg"):
         folder.find({"file_name": "test2017/1.jpg"})
 
 
