@@ -21,7 +21,6 @@ from pixellm.storage import absolute_uri, list_folder, path_below
 from pixellm.uris import Uri
 
 WRITE_CPUS = 0.25
-_NOT_UTF8 = InputError("name_not_utf8", "the file's name is not UTF-8, which the lists of answers are; rename it")
 
 
 class PredictConfig(BatchConfig):
@@ -60,7 +59,9 @@ def predict(config: PredictConfig, build_segmenter: Callable[[], AnySegmenter] |
         ids = ids_from_names(names) if config.annotations is None else ids_from_annotations(config.annotations, config.photos, names)
         print("\n".join(f"predict: {note}" for note in ids.notes), flush=True)
     answered = _answered(config, names, build_segmenter or segmenter_builder(config)).iter_rows()
-    records = [set_aside({"image_id": path, "source": config.photos, "split": ""}, _NOT_UTF8) for path in listed.not_utf8 if is_photo(path)]
+    records = [set_aside({"image_id": path, "source": config.photos, "split": ""},
+                         InputError("name_not_utf8", f"the name of {path} is not UTF-8, which the lists of answers are; rename the file"))
+               for path in listed.not_utf8 if is_photo(path)]
     records += show_progress(answered, "predict: photos", len(names))
     records.sort(key=lambda record: record["image_id"])
     write_lists(records, config.output, ids)

@@ -82,5 +82,6 @@ def test_clutter_is_not_asked_about_and_odd_names_are_set_aside(tmp_path, asked)
     records = module.predict(module.PredictConfig(photos=str(photos), question="what?", output=str(tmp_path / "out")))
     assert asked == [["a.jpg "]]
     assert [(each["image_id"], each["failure"]) for each in records] == [("a.jpg ", "ValueError"), ("caf\\xe9.jpg", "name_not_utf8")]
+    assert "caf\\xe9.jpg is not UTF-8" in records[1]["failure_detail"]
     assert all(list(each) == batch.RECORD_SCHEMA.names for each in records), "jobs.predict counts the masks of all of them"
     assert '{"photo": "caf\\\\xe9.jpg", "reason": "name_not_utf8"' in (tmp_path / "out/set_aside.jsonl").read_text()
