@@ -84,5 +84,9 @@ class TooManyRejectedError(PixelLMError, RuntimeError):
     """The share of rejected rows is above what the configuration allows."""
 
 
+class ResourcesError(PixelLMError, TimeoutError):
+    """No node of the cluster has what a job asks for, and none came in time; or a task needed more memory than its node had."""
+
+
 class SpendingCapError(PixelLMError, RuntimeError):
     """The next request to a paid endpoint could cost more than the configuration allows."""

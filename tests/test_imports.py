@@ -18,7 +18,7 @@ LAYERS = {
     "pixellm.errors": 0, "pixellm.masks": 0, "pixellm.settings": 0, "pixellm.storage": 0, "pixellm.drawing": 0, "pixellm.photos": 0,
     "pixellm.contours": 0, "pixellm.local_files": 0, "pixellm.s3": 0, "pixellm.uris": 0, "pixellm.photo_headers": 0,
     "pixellm.plain_yaml": 0, "pixellm.typed_values": 0,
-    "pixellm.revision": 0, "pixellm.memory": 0,
+    "pixellm.revision": 0, "pixellm.memory": 0, "pixellm.resources": 0,
     "pixellm.model": 1,
     "pixellm.data": 2, "pixellm.inference": 2, "pixellm.evaluation.metrics": 2, "pixellm.evaluation.overlaps": 2,
     "pixellm.testing": 2,
@@ -28,7 +28,7 @@ LAYERS = {
 # Packages that only these modules may import.
 RESERVED = {
     "ray": ["pixellm.data.prepare", "pixellm.data.stream", "pixellm.train*", "pixellm.inference.batch",
-            "pixellm.inference.predict", "pixellm.evaluation.evaluate",
+            "pixellm.inference.predict", "pixellm.evaluation.evaluate", "pixellm.resources",
             "pixellm.curation*", "jobs*", "serve*"],
     "deepspeed": ["pixellm.train*"],
     "peft": ["pixellm.train*", "pixellm.inference*"],

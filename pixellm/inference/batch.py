@@ -20,6 +20,7 @@ from pixellm.inference.segmentation import Segmentation
 from pixellm.inference.segmenter import load_segmenter
 from pixellm.masks import RLE, union_rles
 from pixellm.photos import load_photo
+from pixellm.resources import wait_for_room
 from pixellm.storage import exists
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ RECORD_SCHEMA = pa.schema([
     pa.field("failure_detail", pa.string()),
 ])
 
+SIDE_CPUS = 0.25  # of the tasks that read for the actors or write for them
 Record = dict[str, Any]
 
 
@@ -65,7 +67,12 @@ def segmenter_builder(config: BatchConfig) -> Callable[[], AnySegmenter]:
 
 def answer_rows(rows: ray.data.Dataset, config: BatchConfig, build_segmenter: Callable[[], AnySegmenter],
                 prepare_row: Callable[[dict[str, Any]], dict[str, Any]], teacher_forced: bool = False) -> ray.data.Dataset:
-    """`rows` through `SegmentBatch` on `num_workers` actors: records of `RECORD_SCHEMA`."""
+    """`rows` through `SegmentBatch` on `num_workers` actors: records of `RECORD_SCHEMA`.
+
+    Waits until one of them has room. Raises ResourcesError when no node has it in `resource_wait_s`.
+    """
+    worker = {"CPU": config.cpus_per_worker} | ({"GPU": config.gpus_per_worker} if config.gpus_per_worker else {})
+    wait_for_room([worker, {"CPU": SIDE_CPUS}], "a worker with its reading and writing", config.resource_wait_s)
     return rows.map_batches(
         SegmentBatch, batch_size=config.batch_size, batch_format="pyarrow", num_cpus=config.cpus_per_worker,
         num_gpus=config.gpus_per_worker or None, compute=ray.data.ActorPoolStrategy(size=config.num_workers),

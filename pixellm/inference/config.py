@@ -46,6 +46,7 @@ class BatchConfig(InferenceConfig):
     num_workers: int = Field(1, gt=0, description="copies of the model")
     cpus_per_worker: float = Field(1.0, gt=0)
     gpus_per_worker: float = Field(0.0, ge=0)
+    resource_wait_s: float = Field(1800, gt=0, description="how long the job waits for nodes that have what a worker asks for")
     max_failed_share: float = Field(0.05, ge=0, le=1, description="above it, of the photos, the job fails after everything is written")
 
 

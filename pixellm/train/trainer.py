@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import ray
 from ray.exceptions import RayActorError
 from ray.train import ControllerError, FailureConfig, Result, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -12,6 +11,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from pixellm.data.manifest import read_manifest
 from pixellm.data.stream import READ_CPUS
 from pixellm.errors import PixelLMError
+from pixellm.resources import describe_shortage
 from pixellm.storage import open_filesystem
 from pixellm.train.base import prepare_base
 from pixellm.train.checkpoint import checkpoint_step, find_latest_checkpoint
@@ -74,14 +74,13 @@ def build_trainer(config: TrainConfig, base_uri: str, worker: Callable[[dict], o
     """The Ray Train (V2) trainer of a run. It starts the workers, again after a failure and with other numbers of them; checkpoints are
     ours: workers go on from what is on storage."""
     filesystem, path = open_filesystem(config.storage)
-    resources = {"CPU": config.cpus_per_worker} | ({"GPU": 1.0} if config.use_gpu else {})
     return TorchTrainer(
         worker,
         train_loop_config={"config": config.model_dump(mode="json"), "base_uri": base_uri},
         torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=config.num_workers if config.min_workers is None else (config.min_workers, config.num_workers),
-            elastic_resize_monitor_interval_s=config.resize_check_s, use_gpu=config.use_gpu, resources_per_worker=resources),
+            elastic_resize_monitor_interval_s=config.resize_check_s, use_gpu=config.use_gpu, resources_per_worker=worker_bundle(config)),
         run_config=RunConfig(
             name=config.run, storage_path=path, storage_filesystem=filesystem, callbacks=list(callbacks),
             failure_config=FailureConfig(max_failures=config.max_failures)))
@@ -89,10 +88,11 @@ def build_trainer(config: TrainConfig, base_uri: str, worker: Callable[[dict], o
 
 def _warn_if_short(config: TrainConfig) -> None:
     """A run that does not fit waits for nodes to come; where none will, it waits for ever. Say so."""
-    total = ray.cluster_resources()
-    num_workers = config.min_workers or config.num_workers
-    needed = {"CPU": num_workers * config.cpus_per_worker + READ_CPUS, "GPU": float(num_workers * config.use_gpu)}
-    for name, amount in needed.items():
-        if amount > total.get(name, 0):
-            print(f"waiting for nodes: {num_workers} workers and their reading need {amount:g} {name}, the cluster has "
-                  f"{total.get(name, 0):g}; where no node will join, lower num_workers or cpus_per_worker", flush=True)
+    bundles = [*[worker_bundle(config)] * (config.min_workers or config.num_workers), {"CPU": READ_CPUS}]
+    if shortage := describe_shortage(bundles, "the run"):
+        print(f"waiting for nodes: {shortage}; where no node will join, lower num_workers or cpus_per_worker", flush=True)
+
+
+def worker_bundle(config: TrainConfig) -> dict[str, float]:
+    """Resources of one worker."""
+    return {"CPU": config.cpus_per_worker} | ({"GPU": 1.0} if config.use_gpu else {})
