@@ -1,13 +1,13 @@
 """Looks at a run before nodes are spent on it: what it will do, what memory a worker takes, and everything that is missing, at once."""
 
 import json
+import math
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import ray
 from pydantic import Field
 
 from pixellm.data.manifest import Manifest, read_manifest
@@ -17,12 +17,16 @@ from pixellm.data.stream import READ_CPUS
 from pixellm.errors import ConfigError, ModelError, PixelLMError, StorageError
 from pixellm.model.configuration_pixellm import PixelLMConfig
 from pixellm.model.presets import LANGUAGE_MODELS, preset_config
+from pixellm.resources import count_placed, describe_bundle
 from pixellm.settings import StrictModel
 from pixellm.storage import delete, exists, join_uri, list_files, read_bytes, write_bytes
 from pixellm.train.base import base_uri_of
+from pixellm.train.capacity import AssumedNodes, Capacity, find_capacity
 from pixellm.train.checkpoint import checkpoint_step, find_latest_checkpoint
 from pixellm.train.config import RANDOM_TINY, TrainConfig
 from pixellm.train.memory import BatchShape, MemoryEstimate, estimate_memory
+from pixellm.train.recommend import estimate_hours, recommend
+from pixellm.train.trainer import worker_bundle
 
 STATE_BYTES = 12  # of a trained value in a checkpoint: itself and Adam's two moments, in float32
 T = TypeVar("T")
@@ -34,6 +38,9 @@ class Assumed(StrictModel):
     text_tokens: int = Field(default=256, gt=0, description="of the longest conversation, beside its photo's and its targets'")
     targets: int = Field(default=8, ge=0, description="of each conversation of a micro-batch; MUSE has 3.7 on average and up to 34")
     gpu_memory_gb: float | None = Field(default=None, gt=0, description="of one GPU, 1e9 bytes; a larger estimate is a problem")
+    nodes: tuple[AssumedNodes, ...] = Field(default=(), description="{count, cpus, gpus, memory_gb, gpu_memory_gb, price_per_hour} of each "
+                                            "kind of node, instead of the cluster's own")
+    mfu: float = Field(default=0.35, gt=0, le=1, description="share of telemetry.peak_tflops that training reaches, for hours and cost")
 
 
 @dataclass
@@ -61,13 +68,17 @@ class DryRun:
 def dry_run(config: TrainConfig, assumed: Assumed) -> DryRun:
     """Looks at model, memory, data, storage and cluster of `config`. A Ray cluster must be connected; no worker starts."""
     found = DryRun()
+    capacity = find_capacity(assumed.nodes, config.num_workers)
+    if assumed.gpu_memory_gb is None:
+        assumed = assumed.model_copy(update={"gpu_memory_gb": capacity.gpu_memory_gb})
     architecture = found.attempt(_look_at_model, config, found)
     if architecture is not None:
         found.memory = found.attempt(_look_at_memory, architecture, config, assumed, found)
+        found.attempt(_look_at_time, architecture, config, assumed, capacity, found)
     _look_at_data(config, found)
     found.attempt(_look_at_storage, config, found)
     found.attempt(_look_at_deepspeed, config)
-    _look_at_cluster(config, found)
+    _look_at_cluster(config, capacity, found)
     return found
 
 
@@ -97,7 +108,7 @@ def _look_at_model(config: TrainConfig, found: DryRun) -> PixelLMConfig:
 
 
 def _look_at_memory(architecture: PixelLMConfig, config: TrainConfig, assumed: Assumed, found: DryRun) -> MemoryEstimate:
-    shape = BatchShape(config.photos_per_micro_step, config.max_conversations_per_photo, assumed.text_tokens, assumed.targets)
+    shape = _shape(config, assumed)
     estimate = estimate_memory(architecture, config, shape)
     length = shape.num_tokens(architecture)
     found.lines += [*estimate.table.splitlines(), "",
@@ -110,7 +121,23 @@ def _look_at_memory(architecture: PixelLMConfig, config: TrainConfig, assumed: A
         found.problems.append(
             f"a worker needs {estimate.total / 1e9:.1f} GB, assume.gpu_memory_gb is {limit:g}; lower photos_per_micro_step and raise "
             "accumulation by as much, set gradient_checkpointing=true, a higher zero_stage, or offload=[optimizer]")
+    if limit is not None and config.use_gpu:
+        found.lines.append(recommend(architecture, config, shape, limit))
     return estimate
+
+
+def _shape(config: TrainConfig, assumed: Assumed) -> BatchShape:
+    return BatchShape(config.photos_per_micro_step, config.max_conversations_per_photo, assumed.text_tokens, assumed.targets)
+
+
+def _look_at_time(architecture: PixelLMConfig, config: TrainConfig, assumed: Assumed, capacity: Capacity, found: DryRun) -> None:
+    hours = estimate_hours(architecture, config, _shape(config, assumed), assumed.mfu)
+    price = capacity.price_of([worker_bundle(config)] * config.num_workers)
+    if hours is not None:
+        cost = "" if price is None else f", {hours * price:,.0f} at {price:,.2f} an hour"
+        found.lines.append(f"about {hours:,.1f} hours at {assumed.mfu:.0%} of {config.telemetry.peak_tflops:g} TFLOP/s a worker{cost}")
+    elif price is not None:
+        found.lines.append(f"{price:,.2f} an hour; with telemetry.peak_tflops hours and cost are told too")
 
 
 def _look_at_data(config: TrainConfig, found: DryRun) -> None:
@@ -170,15 +197,15 @@ def _look_at_deepspeed(config: TrainConfig) -> None:
         raise ConfigError(f"DeepSpeed refuses `deepspeed`: {' '.join(str(error).split())[:400]}") from None
 
 
-def _look_at_cluster(config: TrainConfig, found: DryRun) -> None:
-    """Whether all workers and their reading fit on the nodes that are there, and their batches into the object store."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+def _look_at_cluster(config: TrainConfig, capacity: Capacity, found: DryRun) -> None:
+    """Whether all workers and their reading fit on the nodes that there can be, and their batches into the object store."""
+    nodes = capacity.nodes
     total = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU", "object_store_memory")}
-    found.lines.append(f"cluster: {len(nodes)} nodes, {total['CPU']:g} CPUs, {total['GPU']:g} GPUs, "
-                       f"{total['object_store_memory'] / 1e9:.1f} GB object store")
-    per_worker = {"CPU": config.cpus_per_worker} | ({"GPU": 1.0} if config.use_gpu else {})
-    fitting = sum(int(min(node.get(name, 0) / amount for name, amount in per_worker.items())) for node in nodes)
-    asked = " and ".join(f"{amount:g} {name}" for name, amount in per_worker.items())
+    store = "" if math.isinf(total["object_store_memory"]) else f", {total['object_store_memory'] / 1e9:.1f} GB object store"
+    found.lines.append(f"cluster ({capacity.origin}): {len(nodes)} nodes, {total['CPU']:g} CPUs, {total['GPU']:g} GPUs{store}")
+    per_worker = worker_bundle(config)
+    fitting = count_placed([per_worker] * config.num_workers, nodes)
+    asked = describe_bundle(per_worker)
     least = config.min_workers or config.num_workers
     if fitting < least:
         found.problems.append(f"the cluster has room for {fitting} workers of {asked}, the run asks for {least}; add nodes, or lower "

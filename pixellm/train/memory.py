@@ -3,6 +3,7 @@
 Nothing here needs a GPU, weights, Ray or DeepSpeed.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -92,6 +93,12 @@ def build_batch(config: PixelLMConfig, shape: BatchShape, device: str, photo_mas
 
 def estimate_memory(architecture: PixelLMConfig, config: TrainConfig, shape: BatchShape) -> MemoryEstimate:
     """Memory of one worker of `config` with micro-batches of `shape`. Raises ConfigError and ModelError of either."""
+    return estimate_stages(architecture, config, shape, [config.zero_stage])[config.zero_stage]
+
+
+def estimate_stages(architecture: PixelLMConfig, config: TrainConfig, shape: BatchShape,
+                    stages: Iterable[int]) -> dict[int, MemoryEstimate]:
+    """`estimate_memory` at each of `stages`, whatever `config.zero_stage` is; the step is counted once."""
     precision = torch.bfloat16 if config.precision == "bf16" else torch.float32
     with torch.device("meta"):
         model = PixelLMForConditionalGeneration(architecture).to(precision).train()
@@ -107,9 +114,9 @@ def estimate_memory(architecture: PixelLMConfig, config: TrainConfig, shape: Bat
     counter = count_step(model, step, "fused" if config.use_gpu else "plain")
     activations = {part: num_bytes for part, num_bytes in counter.peak.items() if part != WAY_BACK}
     activations["on the way back"] = counter.peak[WAY_BACK]
-    state = StateMemory.of(model, groups, config)
-    batch_bytes = sum(tensor.nbytes for tensor in batch.values())
-    return state.add_step(activations, counter.peak_with_gradients, batch_bytes, parameter_table(model, groups))
+    batch_bytes, table = sum(tensor.nbytes for tensor in batch.values()), parameter_table(model, groups)
+    return {stage: StateMemory.of(model, groups, config, stage).add_step(activations, counter.peak_with_gradients, batch_bytes, table)
+            for stage in stages}
 
 
 @dataclass(frozen=True)
@@ -128,9 +135,9 @@ class StateMemory:
     num_trained: int
 
     @classmethod
-    def of(cls, model: nn.Module, groups: list[ParameterGroup], config: TrainConfig) -> "StateMemory":
-        """From DeepSpeed 0.19's code; docs/train.md says what was measured."""
-        parameters, stage, num_workers = list(model.parameters()), config.zero_stage, config.num_workers
+    def of(cls, model: nn.Module, groups: list[ParameterGroup], config: TrainConfig, stage: int) -> "StateMemory":
+        """Of `config` at ZeRO `stage`, from DeepSpeed 0.19's code; docs/train.md says what was measured."""
+        parameters, num_workers = list(model.parameters()), config.num_workers
         total, trained = (sum(each.numel() for each in found) for found in (
             parameters, [parameter for group in groups for parameter in group.parameters.values()]))
         width, share = (2 if config.precision == "bf16" else 4), 1 / (num_workers if stage else 1)
