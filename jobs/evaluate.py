@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"evaluate: {config.model} on {config.shards}", flush=True)
     try:
         evaluation = evaluate(config, progress=lambda line: print(line, flush=True))
-        page = write_report(evaluation)
+        page = write_report(evaluation, lambda line: print(line, flush=True))
         figures = headline(evaluation)
         print(f"evaluate: gIoU {_shown(figures['giou'])}, cIoU {_shown(figures['ciou'])}, {figures['num_wrong_count']} of "
               f"{figures['num_questions']} questions with a wrong number of masks, {figures['num_failed_photos']} photos set aside")

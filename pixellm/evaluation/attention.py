@@ -29,21 +29,23 @@ def token_attention(model: PixelLMForConditionalGeneration, processor: PixelLMPr
     divided by its largest value.
     """
     photo = PhotoInput.from_image(image, processor.image_processor)
-    sizes = torch.tensor([photo.resized_size_hw])
-    ids = torch.tensor([processor.conversation_ids(question, answer)[0]])
+    device = model.device
+    pixels = photo.pixel_values[None].to(device, model.dtype)
+    sizes = torch.tensor([photo.resized_size_hw], device=device)
+    ids = torch.tensor([processor.conversation_ids(question, answer)[0]], device=device)
     seen = torch.ones_like(ids)
-    seen[ids == model.config.image_token_id] = torch.tensor(photo.image_token_mask, dtype=ids.dtype)
-    output = model(photo.pixel_values[None].to(model.dtype), sizes, torch.zeros(1, dtype=torch.int64), ids, seen, decode_masks=False)
+    seen[ids == model.config.image_token_id] = torch.tensor(photo.image_token_mask, dtype=ids.dtype, device=device)
+    output = model(pixels, sizes, torch.zeros(1, dtype=torch.int64, device=device), ids, seen, decode_masks=False)
     states, owners = model.codebook_states(output.hidden_states, ids)
     head = model.mask_head
-    features = head.decoder_features(model.encode_photos(photo.pixel_values[None].to(model.dtype), sizes).scale_features)
+    features = head.decoder_features(model.encode_photos(pixels, sizes).scale_features)
     maps = torch.zeros(len(states), head.num_scales, head.num_tokens_per_scale, *photo.photo_size_hw)
     for token in range(head.num_tokens_per_scale if len(states) else 0):
         for scale, weights in enumerate(_decode(head, features, owners, head.fuse(states, only_token=token))):
             side = round(weights.shape[-1] ** 0.5)
             grids = resize_to_photo(weights.unflatten(-1, (side, side)), processor.image_processor.image_size, photo.resized_size_hw,
                                     photo.photo_size_hw)
-            maps[:, scale, token] = grids / grids.amax((1, 2), keepdim=True).clamp(min=1e-12)
+            maps[:, scale, token] = (grids / grids.amax((1, 2), keepdim=True).clamp(min=1e-12)).cpu()
     return maps
 
 

@@ -57,7 +57,7 @@ class EvaluateConfig(BatchConfig):
                                                           "endpoint asks a language model")
     judge_endpoint: EndpointConfig | None = Field(None, description="of judge=endpoint: the model that is asked")
     judge_cache: Uri | None = Field(None, description="of judge=endpoint: URI of the folder of answers that were paid")
-    attention_examples: int = Field(3, ge=0, description="cards with the attention of each codebook token; loads the model a second time")
+    attention_examples: int = Field(3, ge=0, description="cards with the attention of each codebook token, by a task that loads the model")
 
     @model_validator(mode="after")
     def _judge_is_whole(self) -> "EvaluateConfig":

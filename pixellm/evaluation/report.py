@@ -3,39 +3,53 @@
 
 import io
 import json
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from torch import Tensor
 
 from pixellm.evaluation.attention import to_template, token_attention
 from pixellm.evaluation.breakdowns import by_num_targets, by_size, count_confusion
 from pixellm.evaluation.evaluate import EvaluateConfig, Evaluation, PhotoKey, ScoredAnswer, photo_key, read_photos
 from pixellm.evaluation.figures import Figure, interval
-from pixellm.evaluation.report_page import Card, build_card, build_page
+from pixellm.evaluation.report_page import Card, Looks, build_card, build_page, draw_looks
 from pixellm.inference.segmenter import load_segmenter
 from pixellm.photos import load_photo
-from pixellm.storage import join_uri, write_bytes
+from pixellm.resources import run_task
+from pixellm.storage import file_sizes, join_uri, write_bytes
 
-SCORES = "scores.parquet"
+SCORES, PAGE = "scores.parquet", "report.html"
+WORKING_BYTES = 1e9  # of a task that has a model, beside the model
 PHOTO_COLUMNS = ("source", "split", "image_id")
 MAX_LISTED_FAILURES = 100
 
 
-def write_report(evaluation: Evaluation) -> str:
-    """Write the files to `config.output`, and to `config.local_copy` if it is given. Returns the URI of the page."""
-    config = evaluation.config
-    report = build_report(evaluation)
-    files = {"report.json": (json.dumps(report, indent=2) + "\n").encode(), "report.md": build_markdown(report).encode(),
-             "report.html": build_page(report, build_cards(evaluation)).encode(), SCORES: write_scores(evaluation)}
-    for folder in filter(None, (config.output, config.local_copy and str(Path(config.local_copy).absolute()))):
-        for name, content in files.items():
-            write_bytes(join_uri(folder, name), content)
-    return join_uri(config.output, "report.html")
+def write_report(evaluation: Evaluation, say: Callable[[str], object] = print) -> str:
+    """Write the files to `config.output`, and to `config.local_copy` if it is given. Returns the URI of the page.
+
+    All figures are written before any picture is drawn; a picture that fails is told to `say` and costs nothing else.
+    """
+    config, report = evaluation.config, build_report(evaluation)
+    folders = [folder for folder in (config.output, config.local_copy) if folder]
+
+    def write(files: dict[str, bytes]) -> None:
+        for folder in folders:
+            for name, content in files.items():
+                write_bytes(join_uri(folder, name), content)
+
+    write({"report.json": (json.dumps(report, indent=2) + "\n").encode(), "report.md": build_markdown(report).encode(),
+           PAGE: build_page(report, {}).encode(), SCORES: write_scores(evaluation)})
+    looks: dict[int, Looks] = {}
+    for what, draw in (("examples", lambda: {}), ("attention", lambda: draw_attention(evaluation, say))):
+        try:
+            looks = draw()
+            if what == "examples" or looks:
+                write({PAGE: build_page(report, build_cards(evaluation, looks)).encode()})
+        except Exception as error:  # the figures are what the evaluation was for
+            say(f"evaluate: the page is without its {what}, the figures are whole: {type(error).__name__}: {error}")
+    return join_uri(config.output, PAGE)
 
 
 def build_report(evaluation: Evaluation) -> dict[str, Any]:
@@ -129,24 +143,50 @@ def choose_examples(answers: list[ScoredAnswer], count: int, how: str, seed: int
     return chosen
 
 
-def build_cards(evaluation: Evaluation) -> dict[str, list[Card]]:
-    """The examples with their pictures drawn, by heading."""
-    config = evaluation.config
-    chosen = choose_examples(evaluation.answers, config.num_examples, config.examples, config.seed)
-    photos = read_photos(config.shards, {photo_key(answer.record) for answers in chosen.values() for answer in answers})
-    shown = [answer for answers in chosen.values() for answer in answers if answer.record["masks"]][:config.attention_examples]
-    looks = dict(zip(map(id, shown), _attention(config, [(answer, photos[photo_key(answer.record)]) for answer in shown]), strict=True))
-    return {heading: [build_card(load_photo(photos[photo_key(answer.record)]), answer, looks.get(id(answer))) for answer in answers]
+def build_cards(evaluation: Evaluation, looks: Mapping[int, Looks]) -> dict[str, list[Card]]:
+    """The examples with their pictures drawn, by heading. `looks` are by `id` of the answer."""
+    chosen, photos = _examples(evaluation)
+    return {heading: [build_card(load_photo(photos[photo_key(answer.record)]), answer, looks.get(id(answer), ())) for answer in answers]
             for heading, answers in chosen.items()}
 
 
-def _attention(config: EvaluateConfig, shown: list[tuple[ScoredAnswer, bytes]]) -> list[Tensor]:
-    """Of each example, by a model of this process."""
+def draw_attention(evaluation: Evaluation, say: Callable[[str], object] = print) -> dict[int, Looks]:
+    """Of the first `attention_examples` examples with masks, by `id` of the answer: by the model in a Ray task of its own.
+
+    Raises ResourcesError where no node has the memory, and what loading the model raises.
+    """
+    config = evaluation.config
+    chosen, photos = _examples(evaluation)
+    shown = [answer for answers in chosen.values() for answer in answers if answer.record["masks"]][:config.attention_examples]
     if not shown:
-        return []
-    segmenter = load_segmenter(config.model_copy(update={"device": "cpu", "dtype": "float32", "int8_weights": False}))
-    return [token_attention(segmenter.model, segmenter.processor, load_photo(photo), answer.record["question"],
-                            to_template(answer.record["text"], answer.record["spans"])) for answer, photo in shown]
+        return {}
+    asked = [(photos[photo_key(answer.record)], answer.record["question"], to_template(answer.record["text"], answer.record["spans"]))
+             for answer in shown]
+    bundle = {"CPU": config.cpus_per_worker, "memory": _model_memory(config)} | (
+        {"GPU": config.gpus_per_worker} if config.gpus_per_worker else {})
+    drawn = run_task(_draw_looks, config.model_copy(update={"int8_weights": False}), asked, bundle=bundle, what="drawing attention",
+                     patience_s=config.resource_wait_s, near="://" not in config.model, say=say)
+    return {id(answer): each for answer, each in zip(shown, drawn, strict=True)}
+
+
+def _draw_looks(config: EvaluateConfig, asked: list[tuple[bytes, str, str]]) -> list[Looks]:
+    """In the task. Photos, questions and answers; whole maps stay here, since those of a large photo take gigabytes."""
+    segmenter = load_segmenter(config)
+    return [draw_looks(image := load_photo(photo), token_attention(segmenter.model, segmenter.processor, image, question, answer))
+            for photo, question, answer in asked]
+
+
+def _model_memory(config: EvaluateConfig) -> float:
+    """Bytes: files of 16 bits may be loaded as 32, and some working room."""
+    stored = 0 if config.model == "tiny" else sum(size for uri, size in file_sizes(config.model).items() if uri.endswith(".safetensors"))
+    return stored * (2 if config.dtype == "float32" else 1) + WORKING_BYTES
+
+
+def _examples(evaluation: Evaluation) -> tuple[dict[str, list[ScoredAnswer]], dict[PhotoKey, bytes]]:
+    """By heading, and their photos."""
+    config = evaluation.config
+    chosen = choose_examples(evaluation.answers, config.num_examples, config.examples, config.seed)
+    return chosen, read_photos(config.shards, {photo_key(answer.record) for answers in chosen.values() for answer in answers})
 
 
 def _spread(pool: Any, count: int, shown: set[int], photo_of: Callable[[int], PhotoKey]) -> list[int]:

@@ -23,6 +23,8 @@ NAMES = {"giou": "gIoU", "ciou": "cIoU", "judged_giou": "judged gIoU", "judged_c
 MODES = {"free": "free generation", "teacher_forced": "teacher-forced: the true answers were fed"}
 SPLITS = {"all": "all", "few": "few: at most 3 targets", "many": "many: more than 3", "no_target": "no target (part of few)"}
 
+Looks = tuple[tuple[str, str], ...]  # data URI and caption
+
 
 @dataclass(frozen=True)
 class Card:
@@ -39,11 +41,11 @@ class Card:
     photo_uri: str
     predicted_uri: str
     true_uri: str
-    looks: tuple[tuple[str, str], ...] = ()  # data URI and caption of each attention map
+    looks: Looks = ()  # of each attention map
 
 
-def build_card(photo: Image.Image, answer: ScoredAnswer, attention: Tensor | None = None) -> Card:
-    """`attention`: see `token_attention`; that of the first mask is shown.
+def build_card(photo: Image.Image, answer: ScoredAnswer, looks: Looks = ()) -> Card:
+    """`looks`: see `draw_looks`.
 
     A true mask gets the colour of the predicted one that it is matched with; one that nothing overlaps gets a colour of its own."""
     record, score = answer.record, answer.score
@@ -58,10 +60,14 @@ def build_card(photo: Image.Image, answer: ScoredAnswer, attention: Tensor | Non
         expected=color_text(expected, expected_spans, true_colors), photo_uri=_picture(photo),
         predicted_uri=_picture(photo, record["masks"], range(score.num_predicted)),
         true_uri=_picture(photo, record["true_masks"], true_colors),
-        looks=() if attention is None or not len(attention) else tuple(
-            (_heat(photo, grid.numpy()), f"scale {scale + 1}, token {token + 1}")
-            for scale, tokens in enumerate(attention[0]) for token, grid in enumerate(tokens)),
+        looks=looks,
     )
+
+
+def draw_looks(photo: Image.Image, attention: Tensor) -> Looks:
+    """Data URI and caption of each map of the first mask; `attention`: see `token_attention`."""
+    return tuple((_heat(photo, grid.numpy()), f"scale {scale + 1}, token {token + 1}")
+                 for maps in attention[:1] for scale, tokens in enumerate(maps) for token, grid in enumerate(tokens))
 
 
 def color_text(text: str, spans: Sequence[Sequence[int]], colors: Sequence[int]) -> str:

@@ -14,6 +14,8 @@ from pixellm.data.mixture import RowGroup
 from pixellm.data.schema import Conversation, build_region
 from pixellm.data.shards import ShardOptions, write_shards
 from pixellm.drawing import color_of
+from pixellm.errors import ResourcesError
+from pixellm.evaluation import report as report_module
 from pixellm.evaluation.evaluate import EvaluateConfig, Evaluation, ScoredAnswer, fill_row, plan_parts, read_photos
 from pixellm.evaluation.metrics import score_question
 from pixellm.evaluation.report import build_report, choose_examples, headline, write_report
@@ -84,6 +86,27 @@ def test_report_json_and_headline_agree(evaluation, tmp_path):
     table = (tmp_path / "out" / "report.md").read_text()
     assert f"| muse free giou | {report['figures']['giou']['value']:.4f} |" in table
     assert report["failed_photos"][0]["failure_detail"] == "cut <off>"
+
+
+def test_figures_are_written_before_pictures_that_fail(evaluation, tmp_path, monkeypatch):
+    said: list[str] = []
+    config = evaluation.config.model_copy(update={"attention_examples": 2})
+    evaluation = Evaluation(config, evaluation.manifest, evaluation.answers, [], 5, 1.5, [None] * len(evaluation.answers))
+
+    def run_out_of_memory(*arguments, **options):
+        assert (tmp_path / "out" / "report.html").read_text().count("<article>") == 4, "examples come before attention"
+        raise ResourcesError("no node has 30 GB")
+
+    monkeypatch.setattr(report_module, "run_task", run_out_of_memory)
+    write_report(evaluation, said.append)
+    assert said == ["evaluate: the page is without its attention, the figures are whole: ResourcesError: no node has 30 GB"]
+    monkeypatch.setattr(report_module, "read_photos", lambda *_: 1 / 0)
+    said.clear()
+    write_report(evaluation, said.append)
+    assert len(said) == 2 and "without its examples" in said[0] and "ZeroDivisionError" in said[0]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<article>" not in page and f"<b>{evaluation.metrics.all.giou:.3f}</b>" in page
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == build_report(evaluation)
 
 
 def test_local_copy_has_the_same_files(evaluation, tmp_path):
