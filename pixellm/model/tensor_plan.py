@@ -19,7 +19,7 @@ from pixellm.errors import ModelError
 from pixellm.model.configuration_pixellm import PixelLMConfig
 from pixellm.model.side_files import check_index, describe_damage
 
-OUTPUT_SHARD_BYTES = 1 << 30
+OUTPUT_SHARD_BYTES = 256 << 20  # small, so that converting a model of any size stays below 1.5 GB
 INDEX_NAME, SINGLE_NAME = "model.safetensors.index.json", "model.safetensors"
 
 Rules = tuple[tuple[str, str], ...]

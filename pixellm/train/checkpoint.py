@@ -117,8 +117,14 @@ def read_trained(uri: str, folder: Path) -> TrainedWeights:
 
 
 def _read_weights(uri: str, folder: Path) -> TrainedWeights:
-    return TrainedWeights(RunProgress(**json.loads((folder / PROGRESS).read_text())), load_file(folder / PARAMETERS),
-                          build_config(TrainConfig, read_values(folder / CONFIG), where=join_uri(uri, CONFIG)))
+    progress, config = read_about(uri, folder)
+    return TrainedWeights(progress, load_file(folder / PARAMETERS), config)
+
+
+def read_about(uri: str, folder: Path) -> tuple[RunProgress, TrainConfig]:
+    """Where the run of the checkpoint at `uri`, fetched into `folder`, stands, and its configuration."""
+    return (RunProgress(**json.loads((folder / PROGRESS).read_text())),
+            build_config(TrainConfig, read_values(folder / CONFIG), where=join_uri(uri, CONFIG)))
 
 
 def fetch_checkpoint(uri: str, folder: Path, names: Collection[str] | None = None) -> None:

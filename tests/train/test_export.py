@@ -27,6 +27,12 @@ from tests.train.examples import make_batch, make_config
 from tests.train.test_checkpoint import make_checkpoint, write
 
 
+@pytest.fixture(autouse=True)
+def task_here(monkeypatch):
+    """The task runs in this process; tests/ray/test_driver_memory.py runs it on Ray."""
+    monkeypatch.setattr(job, "run_task", lambda function, *arguments, **options: function(*arguments))
+
+
 @pytest.fixture
 def shards_of_one_row(tmp_path):
     uri = str(tmp_path / "shards")
@@ -66,6 +72,22 @@ def test_adapters_are_merged(tmp_path):
     base = load_base(f"{tmp_path}/runs/test/base")[0].get_submodule(layer).weight
     product = trained[f"{layer}.lora_B.default.weight"] @ trained[f"{layer}.lora_A.default.weight"] * (16 / 2)
     torch.testing.assert_close(exported.get_submodule(layer).weight, base + product, rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_keeps_the_values_and_replaces_an_earlier_export(tmp_path):
+    _, uri, _ = make_run(tmp_path, lora={"r": 2})
+    (tmp_path / "model").mkdir()
+    for name in ("model.safetensors", "model-00007.safetensors", "notes.txt"):
+        (tmp_path / "model" / name).write_bytes(b"old")
+    export_checkpoint(uri, [str(tmp_path / "model")], torch.bfloat16)
+    left = {file.name for file in (tmp_path / "model").iterdir()}
+    assert "notes.txt" in left and not left & {"model.safetensors", "model-00007.safetensors"}
+    model = PixelLMForConditionalGeneration.from_pretrained(tmp_path / "model", dtype="auto")
+    export_checkpoint(uri, [str(tmp_path / "whole")])
+    whole = PixelLMForConditionalGeneration.from_pretrained(tmp_path / "whole")
+    assert model.dtype == torch.bfloat16
+    for (name, value), (_, expected) in zip(model.named_parameters(), whole.named_parameters(), strict=True):
+        assert torch.equal(value, expected.bfloat16()), name
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
@@ -114,7 +136,7 @@ def logits_of(model):
 def test_adapters_alone_make_the_same_model_again(adapters, tmp_path):
     folder, whole = adapters
     stored = sum(file.stat().st_size for file in folder.iterdir())
-    assert stored < 0.6 * (tmp_path / "model" / "model.safetensors").stat().st_size, "the tower and the language model stay away"
+    assert stored < 0.6 * sum(file.stat().st_size for file in (tmp_path / "model").iterdir()), "the tower and the language model stay away"
     model, processor = load_adapters(str(folder))
     assert all(torch.equal(one, other) for one, other in zip(logits_of(model), logits_of(whole), strict=True))
     assert isinstance(processor, PixelLMProcessor) and "goes onto `tiny-random`" in (folder / "README.md").read_text()
