@@ -80,7 +80,7 @@ def polygons_to_rle(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int
     for polygon in polygons:
         try:
             points = np.asarray(polygon, dtype=np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise RowError("polygon_invalid", f"a polygon is a list of numbers, found {str(polygon)[:60]!r}") from None
         if points.ndim != 1 or points.size < 6 or points.size % 2 or not np.isfinite(points).all():
             raise RowError("polygon_invalid", f"a polygon is an even number of at least 6 finite coordinates, found {str(polygon)[:60]!r}")

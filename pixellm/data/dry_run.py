@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pixellm.data.parts import Counts, ShardOptions, build_part
+from pixellm.data.parts import Counts, ShardOptions, build_part, check_set
 from pixellm.data.schema import RejectedRow
 from pixellm.data.sources.plan import Source
 from pixellm.errors import ShardError, TooManyRejectedError
@@ -53,10 +53,10 @@ def dry_run(source: Source, options: ShardOptions) -> DryRun:
     places = np.linspace(0, num_photos - 1, min(SAMPLE_SIZE, num_photos)).astype(np.int64)
     part = build_part(plan.records.take(places), plan.builder, plan.source, options.max_side)
     forecast = part.counts.scaled(num_photos / max(len(places), 1)) + Counts.of([], plan.rejected)
-    problem = None
+    rejected, problem = [*plan.rejected, *part.rejected], None
     try:
-        forecast.check(options.max_rejected_share, plan.counted)
+        check_set(forecast, rejected, options.max_rejected_share, plan.counted)
     except (TooManyRejectedError, ShardError) as error:
         problem = str(error)
     num_bytes = sum(plan.records["num_bytes"].to_pylist())
-    return DryRun(num_photos, num_bytes, part.counts, [*plan.rejected, *part.rejected], plan.notes, problem)
+    return DryRun(num_photos, num_bytes, part.counts, rejected, plan.notes, problem)

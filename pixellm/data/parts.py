@@ -17,6 +17,7 @@ from pydantic import Field
 
 from pixellm.data.schema import ROW_SCHEMA, SKIP_REASONS, RejectedRow, Row, validate_row
 from pixellm.data.shrink import shrink_row
+from pixellm.data.sources.agreement import common_way
 from pixellm.data.sources.plan import PhotoRecord, RowBuilder
 from pixellm.errors import RowError, ShardError, StorageError, TooManyRejectedError
 from pixellm.settings import Seed, StrictModel
@@ -107,6 +108,14 @@ class Counts(StrictModel):
             raise ShardError(f"none of the {self.num_mask_questions} questions that ask for masks has a target, so all answers say that "
                              f"nothing is there; {self.num_regions} regions were kept. Where each annotation is a crowd (`iscrowd`), "
                              "its masks are only ignored: write 0 for what marks one thing")
+
+
+def check_set(counts: Counts, rejected: Iterable[RejectedRow], max_share: float, counted: Literal["regions", "questions"]) -> None:
+    """Raise what `Counts.check` raises, with the way in which the masks of the set disagree with their boxes where it is one."""
+    try:
+        counts.check(max_share, counted)
+    except (TooManyRejectedError, ShardError) as error:
+        raise type(error)(". ".join(filter(None, (str(error), common_way(rejected))))) from None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from pixellm.data.parts import Counts, Part, RowCollector, ShardOptions, build_p
 from pixellm.data.progress import watch_progress
 from pixellm.data.schema import RejectedRow
 from pixellm.data.shards import ShardNote, delete_other_folders, folder_name, publish, read_notes, write_rejected, write_shard
+from pixellm.data.sources.agreement import common_way
 from pixellm.data.sources.plan import RECORD_SCHEMA, RowBuilder, Source, SourcePlan
 from pixellm.errors import ShardError, TooManyRejectedError
 from pixellm.revision import git_revision
@@ -110,8 +111,9 @@ def _write_missing(plan: SourcePlan, output: str, folder: str, options: ShardOpt
     with watch_progress(f"prepare {plan.source}", num_records, lambda: ray.get(tally.num_done.remote())):
         found = {row["shard"]: ShardNote.model_validate_json(row["note"]) for row in shards.iter_rows()}
     if verdict := ray.get(tally.verdict.remote()):
-        write_rejected(output, [*plan.rejected, *(each for _, note in sorted(found.items()) for each in note.rejected)])
-        raise TooManyRejectedError(verdict)
+        rejected = [*plan.rejected, *(each for _, note in sorted(found.items()) for each in note.rejected)]
+        write_rejected(output, rejected)
+        raise TooManyRejectedError(". ".join(filter(None, (verdict, common_way(rejected)))))
     return found
 
 

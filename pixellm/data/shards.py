@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pixellm.data.manifest import FORMAT_VERSION, Manifest, ShardInfo, SourceInfo, read_manifest, write_manifest
-from pixellm.data.parts import Counts, Part, RowCollector, ShardOptions, cut_parts, row_key, shuffle_order
+from pixellm.data.parts import Counts, Part, RowCollector, ShardOptions, check_set, cut_parts, row_key, shuffle_order
 from pixellm.data.schema import ROW_SCHEMA, RejectedRow, Row
 from pixellm.errors import ShardError
 from pixellm.settings import StrictModel
@@ -89,12 +89,13 @@ def publish(output_uri: str, folder: str, notes: Sequence[ShardNote], rejected: 
             sources: Iterable[SourceInfo], counted: Literal["regions", "questions"] = "regions") -> Manifest:
     """Make the shards of `folder` the content of `output_uri`. `rejected`: what was set aside before there were parts.
 
-    Raises TooManyRejectedError and ShardError of `Counts.check`: then `rejected.jsonl` is written and the manifest,
+    Raises TooManyRejectedError and ShardError of `check_set`: then `rejected.jsonl` is written and the manifest,
     with the shards that it names, is as it was.
     """
     counts = sum((note.counts for note in notes), Counts.of([], rejected))
-    write_rejected(output_uri, [*rejected, *(each for note in notes for each in note.rejected)])
-    counts.check(options.max_rejected_share, counted)
+    all_rejected = [*rejected, *(each for note in notes for each in note.rejected)]
+    write_rejected(output_uri, all_rejected)
+    check_set(counts, all_rejected, options.max_rejected_share, counted)
     shards = [note.shard for note in notes if note.shard]
     totals = counts.model_dump(exclude={"num_mask_questions", "read_s", "build_s", "check_s", "write_s"})
     manifest = Manifest(**totals, seed=options.seed, sources=list(sources),

@@ -10,6 +10,7 @@ from pixellm.data.sources.label_maps import plan_label_maps
 from pixellm.data.sources.layout import find_parts
 from pixellm.data.sources.plan import SourcePlan
 from pixellm.data.sources.semantic import SemanticSource
+from pixellm.data.sources.text_files import decode_text
 from pixellm.errors import ConfigError
 from pixellm.storage import join_uri, read_bytes
 
@@ -38,8 +39,8 @@ class Ade20kSource(SemanticSource):
 def _read_names(data: bytes, uri: str) -> dict[int, str]:
     """The first of the synonyms by label."""
     try:
-        header, *rows = (line.split("\t") for line in data.decode().splitlines() if line)
+        header, *rows = (line.split("\t") for line in decode_text(data).splitlines() if line)
         label, name = header.index("Idx"), header.index("Name")
         return {int(row[label]): row[name].split(",")[0].strip() for row in rows}
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError) as error:  # RowError of `decode_text` is one
         raise ConfigError(f"{uri} is no table with the columns Idx and Name: {error}") from None

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from pixellm.data.sources.json_files import to_plain
 from pixellm.data.sources.photos import PhotoFolder
 from pixellm.data.sources.plan import PlanDraft
 from pixellm.errors import RowError
@@ -84,7 +85,12 @@ class CocoPhoto(msgspec.Struct):
     """The payload of a record: an image with its annotations, as the file has them."""
 
     image: CocoImage
-    annotations: list[dict[str, Any]]
+    raw_annotations: list[msgspec.Raw] = msgspec.field(name="annotations")
+
+    @property
+    def annotations(self) -> list[dict[str, Any]]:
+        """As plain values."""
+        return [to_plain(raw) for raw in self.raw_annotations]
 
 
 def read_payload(payload: bytes) -> CocoPhoto:
@@ -98,10 +104,6 @@ def _text(value: Any) -> str | None:
 
 class _Annotation(msgspec.Struct):
     image_id: int | str
-
-
-class _CategoryId(msgspec.Struct):
-    category_id: Any = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def draft_photos(file: CocoFile, draft: PlanDraft) -> Marked:
             continue
         annotations[image_id].append(raw)
         with suppress(RowError):
-            category_ids.add(to_category_id(msgspec.json.decode(raw, type=_CategoryId).category_id))
+            category_ids.add(to_category_id(to_plain(raw).get("category_id")))
     file.annotations = []
     if draft.photos:
         _join_images_of_one_file([image for image, _ in images], annotations, draft.photos)
@@ -156,7 +158,7 @@ def _join_images_of_one_file(images: list[CocoImage], annotations: dict[str, lis
 
 
 def _content(raw: msgspec.Raw) -> str:
-    entry = msgspec.json.decode(raw)
+    entry = to_plain(raw)
     return repr([entry.get(key) for key in ("category_id", "segmentation", "bbox", "iscrowd")])
 
 
@@ -198,7 +200,7 @@ def _read_images(raws: list[msgspec.Raw], draft: PlanDraft) -> Iterator[tuple[Co
 
 
 def _field(raw: msgspec.Raw, name: str) -> str:
-    entry = msgspec.json.decode(raw)
+    entry = to_plain(raw)
     return str(entry.get(name)) if isinstance(entry, dict) else "None"
 
 

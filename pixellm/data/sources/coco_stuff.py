@@ -11,7 +11,8 @@ from pixellm.data.sources.label_maps import plan_label_maps
 from pixellm.data.sources.layout import find_parts
 from pixellm.data.sources.plan import SourcePlan
 from pixellm.data.sources.semantic import SemanticSource
-from pixellm.errors import ConfigError
+from pixellm.data.sources.text_files import decode_text
+from pixellm.errors import ConfigError, RowError
 from pixellm.storage import join_uri, read_bytes
 from pixellm.uris import Uri
 
@@ -44,7 +45,14 @@ class CocoStuffSource(SemanticSource):
 
 def _read_names(data: bytes, uri: str) -> dict[int, str | None]:
     """Names by label. Those with a hyphen (wall-brick, food-other) are no words that people say: ignored, as in the released code."""
-    lines = re.findall(r"^(\d+): *(.+?)\s*$", data.decode(errors="replace"), re.MULTILINE)
+    lines = re.findall(r"^(\d+): *(.+?)\s*$", _decode(data, uri), re.MULTILINE)
     if not lines:
         raise ConfigError(f"{uri} has no line like '1: person'; it is labels.txt of the repository nightrome/cocostuff")
     return {int(number) - 1: None if "-" in name else name for number, name in lines if number != "0"}
+
+
+def _decode(data: bytes, uri: str) -> str:
+    try:
+        return decode_text(data)
+    except RowError as error:
+        raise ConfigError(f"{uri}: {error}") from None

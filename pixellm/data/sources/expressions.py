@@ -16,12 +16,13 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import msgspec
 
 from pixellm.data.schema import SEG, Conversation, Region, RejectedRow, Row
-from pixellm.data.sources.coco_files import CocoFile
+from pixellm.data.sources.agreement import AnnotationForm
+from pixellm.data.sources.coco_files import CocoFile, CocoImage, to_category_id
 from pixellm.data.sources.frame import PhotoFrame
-from pixellm.data.sources.json_files import read_json
+from pixellm.data.sources.json_files import read_json, to_plain
 from pixellm.data.sources.photos import PhotoFolder
 from pixellm.data.sources.plain_pickle import load_plain_pickle
-from pixellm.data.sources.plan import PhotoRecord, PlanDraft, SourcePlan
+from pixellm.data.sources.plan import PhotoRecord, PlanDraft, Source, SourcePlan
 from pixellm.errors import ConfigError, RowError
 from pixellm.storage import read_bytes
 
@@ -29,7 +30,7 @@ Split = Literal["train", "val", "test", "testA", "testB", "testC"]
 COCO_PHOTO_FOLDERS = ("images/mscoco/images/train2014", "images/train2014")  # as `refer` and as gRefCOCO's baseline have it
 NO_TARGET = -1  # the annotation id by which gRefCOCO says that nothing in the photo is meant
 
-EntryT = TypeVar("EntryT", "_Image", "_Annotation")
+EntryT = TypeVar("EntryT", CocoImage, "_Annotation")
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,7 @@ class ExpressionsBuilder:
     """One region per annotation that an expression means. `ask` makes the conversations of a photo out of its expressions."""
 
     source: str
-    split: str
-    seed: int
+    config: "ExpressionsSource"
     categories: Mapping[int, str]
     ask: Callable[[Sequence[Asked], random.Random], list[Conversation]]
 
@@ -65,13 +65,13 @@ class ExpressionsBuilder:
         Raises RowError `no_usable_annotation`, `nothing_to_ask` and those of PhotoFrame.
         """
         content = msgspec.json.decode(record.payload, type=_Photo)
-        frame = PhotoFrame(photo, (content.height, content.width))
+        frame = PhotoFrame(photo, (content.height, content.width), self.config)
         regions: list[Region] = []
         index_of: dict[int, int] = {}
         for raw in content.annotations:
-            annotation = msgspec.json.decode(raw)
+            annotation = to_plain(raw)
             try:
-                region = frame.region(annotation.get("segmentation"), self._category(annotation.get("category_id")))
+                region = frame.region(annotation, self._category(annotation.get("category_id")))
             except RowError as error:
                 yield RejectedRow(record.image_id, self.source, error.reason, error.detail, annotation_id=str(annotation["id"]))
                 continue
@@ -81,23 +81,30 @@ class ExpressionsBuilder:
                  for each in content.expressions if index_of.keys() >= set(each.annotation_ids)]
         if not asked:
             raise RowError("no_usable_annotation", f"each of its {len(content.expressions)} expressions means one that was set aside")
-        conversations = self.ask(asked, random.Random(repr((self.seed, self.source, record.image_id))))
+        conversations = self.ask(asked, random.Random(repr((self.config.seed, self.source, record.image_id))))
         if not conversations:
             raise RowError("nothing_to_ask", f"no question can be made of its {len(asked)} expressions")
         height, width = frame.size_hw
-        yield Row(image_id=record.image_id, source=self.source, split=self.split, image=photo, height=height, width=width,
+        yield Row(image_id=record.image_id, source=self.source, split=self.config.split, image=photo, height=height, width=width,
                   regions=regions, conversations=conversations, license=content.license, url=content.url)
 
     def _category(self, category_id: Any) -> str:
+        category_id = to_category_id(category_id)
         if category_id not in self.categories:
-            raise RowError("unknown_category", f"category {category_id!r} is not among the {len(self.categories)} of the file")
+            raise RowError("unknown_category", f"category {category_id} is not among the {len(self.categories)} of the file")
         return self.categories[category_id]
 
 
+class ExpressionsSource(Source, AnnotationForm):
+    """What all sources of expressions have in common."""
+
+    split: Split
+
+
 def plan_expressions(
-    source: str, split: Split, seed: int, files: ExpressionsFiles, ask: Callable[[Sequence[Asked], random.Random], list[Conversation]]
+    config: ExpressionsSource, source: str, files: ExpressionsFiles, ask: Callable[[Sequence[Asked], random.Random], list[Conversation]]
 ) -> SourcePlan:
-    """One record per photo of the split: its expressions, and the annotations that they mean as the text that stands in the file.
+    """One record per photo of the split of `config`: its expressions, and the annotations they mean as the text that stands in the file.
 
     Set aside: a reference (`annotation_invalid`; `unknown_annotation`, also for one of another photo), one of its sentences (`empty_text`,
     `seg_in_question`), a photo (`unknown_image`, `duplicate_id`, those of PhotoFolder).
@@ -105,16 +112,16 @@ def plan_expressions(
     """
     entries, refs_sha256 = _read_refs(files.refs)
     instances, instances_sha256 = read_json(files.instances, CocoFile)
-    draft = PlanDraft(source, split, PhotoFolder(files.photos), counted="questions")
-    refs = _refs_of_split(entries, split, files.refs, draft)
+    draft = PlanDraft(source, config.split, PhotoFolder(files.photos), counted="questions")
+    refs = _refs_of_split(entries, config.split, files.refs, draft)
     by_image: dict[int, list[_Ref]] = defaultdict(list)
     for ref in refs:
         by_image[ref.image_id].append(ref)
     annotations = _entries_by_id(instances.annotations, _Annotation, {number for ref in refs for number in ref.annotation_ids})
-    images = _entries_by_id(instances.images, _Image, by_image.keys())
+    images = _entries_by_id(instances.images, CocoImage, by_image.keys())
     licenses = instances.license_names()
     for image_id, image_refs in by_image.items():
-        if image_id not in images:
+        if image_id not in images or min(images[image_id].entry.height, images[image_id].entry.width) <= 0:
             draft.reject(image_id, RowError("unknown_image", f"image {image_id} is not in the file, or has no height and width"))
             continue
         image = images[image_id].entry
@@ -128,16 +135,16 @@ def plan_expressions(
             expressions += _expressions_of(ref, draft)
         used = dict.fromkeys(number for each in expressions for number in each.annotation_ids)
         if expressions:
-            photo = _Photo(image.height, image.width, licenses.get(str(image.license)), image.coco_url or image.flickr_url,
+            photo = _Photo(image.height, image.width, licenses.get(str(image.license)), image.url,
                            [annotations[number].raw for number in used], expressions)
-            draft.add(str(image_id), {"file_name": image.file_name, "coco_url": image.coco_url}, msgspec.json.encode(photo))
-    builder = ExpressionsBuilder(source, split, seed, {each.id: each.name for each in instances.categories}, ask)
+            draft.add(str(image_id), image.names, msgspec.json.encode(photo))
+    builder = ExpressionsBuilder(source, config, {each.id: each.name for each in instances.categories}, ask)
     return draft.finish(builder, "sha256:" + hashlib.sha256((refs_sha256 + instances_sha256).encode()).hexdigest())
 
 
 class _Sentence(msgspec.Struct):
-    sent_id: int
     sent: str
+    sent_id: Any = None
 
 
 class _Ref(msgspec.Struct):
@@ -152,16 +159,6 @@ class _Ref(msgspec.Struct):
         if isinstance(self.ann_id, int):
             return [self.ann_id]
         return [] if self.ann_id == [NO_TARGET] else list(dict.fromkeys(self.ann_id))
-
-
-class _Image(msgspec.Struct):
-    id: int
-    height: Annotated[int, msgspec.Meta(gt=0)]
-    width: Annotated[int, msgspec.Meta(gt=0)]
-    file_name: str | None = None
-    coco_url: str | None = None
-    flickr_url: str | None = None
-    license: int | None = None
 
 
 class _Annotation(msgspec.Struct):
@@ -206,7 +203,7 @@ def _refs_of_split(entries: Iterable[Any], split: Split, uri: str, draft: PlanDr
     refs, num_by_split = [], Counter[str]()
     for entry in entries:
         try:
-            ref = msgspec.convert(entry, _Ref)
+            ref = msgspec.convert(entry, _Ref, strict=False)
         except msgspec.ValidationError as error:
             fields = entry if isinstance(entry, dict) else {}
             draft.reject(fields.get("image_id"), RowError("annotation_invalid", str(error)), annotation_id=str(fields.get("ref_id")))
@@ -244,8 +241,9 @@ def _entries_by_id(raws: Iterable[msgspec.Raw], kind: type[EntryT], ids: Contain
     """Those of `ids`; an entry that is not what `kind` says is as good as missing."""
     found: dict[int, _Found[EntryT]] = {}
     for raw in raws:
-        with suppress(msgspec.ValidationError):
-            entry = msgspec.json.decode(raw, type=kind)
-            if entry.id in ids:
-                found[entry.id] = _Found(entry, raw)
+        with suppress(msgspec.DecodeError):
+            entry = msgspec.json.decode(raw, type=kind, strict=False)
+            number = int(entry.id) if str(entry.id).isdecimal() else -1
+            if number in ids:
+                found[number] = _Found(entry, raw)
     return found

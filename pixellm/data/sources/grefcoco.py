@@ -6,19 +6,18 @@ Layout of its authors (github.com/henghuiding/ReLA): `grefcoco/grefs(unc).json`,
 
 from pydantic import Field
 
-from pixellm.data.sources.expressions import COCO_PHOTO_FOLDERS, ExpressionsFiles, Split, plan_expressions
+from pixellm.data.sources.expressions import COCO_PHOTO_FOLDERS, ExpressionsFiles, ExpressionsSource, plan_expressions
 from pixellm.data.sources.layout import find_parts
-from pixellm.data.sources.plan import Source, SourcePlan
+from pixellm.data.sources.plan import SourcePlan
 from pixellm.data.sources.refcoco import ask_one_by_one
 from pixellm.storage import join_uri
 from pixellm.uris import Uri
 
 
-class GrefcocoSource(Source):
+class GrefcocoSource(ExpressionsSource):
     """gRefCOCO: referring expressions, each a question with one target, several, or none."""
 
     input: Uri = Field(description="folder that holds grefcoco/ and images/")
-    split: Split
     photos: Uri | None = Field(None, description="folder of the photos, where it is not in its place below images/")
 
     def plan(self) -> SourcePlan:
@@ -29,4 +28,4 @@ class GrefcocoSource(Source):
             "instances": [join_uri(folder, "instances.json")],
             "photos": [self.photos] if self.photos else [join_uri(self.input, each) for each in COCO_PHOTO_FOLDERS],
         }))
-        return plan_expressions("grefcoco", self.split, self.seed, files, ask_one_by_one)
+        return plan_expressions(self, "grefcoco", files, ask_one_by_one)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pixellm.data.schema import Region, RejectedRow, Row
+from pixellm.data.sources.agreement import AnnotationForm
 from pixellm.data.sources.coco_files import (
     CocoCategory,
     CocoFile,
@@ -33,7 +34,7 @@ from pixellm.uris import Uri
 MAX_ABSENT_PER_PHOTO = 32
 
 
-class InstancesSource(Source, ReferringOptions):
+class InstancesSource(Source, ReferringOptions, AnnotationForm):
     """`input` is the folder of photos, `annotations` the instances file; both are URIs. `split` defaults to that in the file's name."""
 
     dataset: ClassVar[str]
@@ -95,17 +96,18 @@ class InstancesBuilder:
         """See RowBuilder. Raises RowError `no_usable_annotation`, `nothing_to_ask` and those of PhotoFrame."""
         content = read_payload(record.payload)
         image, dataset = content.image, self.source.dataset
-        frame = PhotoFrame(photo, (image.height, image.width))
+        frame = PhotoFrame(photo, (image.height, image.width), self.source)
         regions: list[Region] = []
         marked: dict[Category, list[int]] = defaultdict(list)
         seen: set[Category] = set()
         set_aside: set[Category | None] = set()
-        for annotation in content.annotations:
+        annotations = content.annotations
+        for annotation in annotations:
             category = None
             try:
                 category = self._category(annotation.get("category_id"))
                 is_crowd = to_flag(annotation.get("iscrowd"))
-                region = frame.region(annotation.get("segmentation"), category.name, ignore=is_crowd)
+                region = frame.region(annotation, category.name, ignore=is_crowd)
             except RowError as error:
                 set_aside.add(category)
                 yield RejectedRow(record.image_id, dataset, error.reason, error.detail, annotation_id=str(annotation.get("id")))
@@ -114,8 +116,8 @@ class InstancesBuilder:
             if not is_crowd:
                 marked[category].append(len(regions))
             regions.append(region)
-        if content.annotations and not regions:
-            raise RowError("no_usable_annotation", f"all of its {len(content.annotations)} annotations were set aside")
+        if annotations and not regions:
+            raise RowError("no_usable_annotation", f"all of its {len(annotations)} annotations were set aside")
         if None in set_aside:
             raise RowError("nothing_to_ask", "an annotation without a known category was set aside: no category is known to be complete")
         complete = marked.keys() - self._incomplete(image) - {each for each in set_aside if each}

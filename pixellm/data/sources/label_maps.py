@@ -38,7 +38,8 @@ class LabelMapBuilder:
             if label not in self.names:
                 raise RowError("unknown_label", f"the map holds {label}, which is none of the dataset's {len(self.names)} labels")
             rles[self.names[label]].append(rle)
-        regions = [frame.region(union_rles(parts, labels.shape), name or "unlabeled", ignore=name is None) for name, parts in rles.items()]
+        regions = [frame.region({"segmentation": union_rles(parts, labels.shape)}, name or "unlabeled", ignore=name is None)
+                   for name, parts in rles.items()]
         conversations = build_semantic(regions, self.source, record.image_id)
         height, width = frame.size_hw
         yield Row(image_id=record.image_id, source=self.source.dataset, split=self.source.split, image=photo, height=height, width=width,

@@ -22,7 +22,7 @@ class MultiReferringSource(RefcocoSource):
     def plan(self) -> SourcePlan:
         """See Source."""
         ask = partial(ask_in_groups, max_targets=self.max_targets)
-        return plan_expressions(f"multi_{self.dataset}", self.split, self.seed, self.find_files(), ask)
+        return plan_expressions(self, f"multi_{self.dataset}", self.find_files(), ask)
 
 
 def ask_in_groups(asked: Sequence[Asked], rng: random.Random, max_targets: int) -> list[Conversation]:

@@ -13,6 +13,7 @@ import msgspec
 from pydantic import Field
 
 from pixellm.data.schema import Conversation, Region, RejectedRow, Row, validate_conversation
+from pixellm.data.sources.agreement import AnnotationForm
 from pixellm.data.sources.frame import PhotoFrame
 from pixellm.data.sources.json_files import read_json
 from pixellm.data.sources.layout import find_parts
@@ -30,9 +31,9 @@ class MuseAnnotation(msgspec.Struct, omit_defaults=True):
 
     segmentation: Any
     category_name: str
-    rephrased_name: str | None = None
-    bbox: list[float] | None = None
-    category_id: int | None = None
+    rephrased_name: Any = None
+    bbox: Any = None
+    category_id: Any = None
 
 
 class MuseEntry(msgspec.Struct, omit_defaults=True):
@@ -43,9 +44,9 @@ class MuseEntry(msgspec.Struct, omit_defaults=True):
     questions: list[str]
     answers: list[list[MuseAnnotation]]
     text_answers: list[str | None] | None = None
-    ann_list: list[MuseAnnotation] | None = None
-    coco_url: str | None = None
-    file_name: str | None = None
+    ann_list: Any = None
+    coco_url: Any = None
+    file_name: Any = None
 
     def __post_init__(self) -> None:
         texts = self.questions if self.text_answers is None else self.text_answers
@@ -56,11 +57,16 @@ class MuseEntry(msgspec.Struct, omit_defaults=True):
 class _Photo(msgspec.Struct):
     height: PositiveInt
     width: PositiveInt
-    coco_url: str | None = None
-    file_name: str | None = None
+    coco_url: Any = None
+    file_name: Any = None
+
+    @property
+    def names(self) -> dict[str, str | None]:
+        """Names that the photo is looked up by."""
+        return {"file_name": _to_text(self.file_name), "coco_url": _to_text(self.coco_url)}
 
 
-class MuseSource(Source):
+class MuseSource(Source, AnnotationForm):
     """MUSE: several targets per question, found by reasoning. `input` is the folder with muse_SPLIT.json."""
 
     dataset: ClassVar[str] = "muse"
@@ -80,11 +86,11 @@ class MuseSource(Source):
         entries: dict[str, list[msgspec.Raw]] = defaultdict(list)
         for number, raw in enumerate(raws):
             try:
-                photo = msgspec.json.decode(raw, type=_Photo)
+                photo = msgspec.json.decode(raw, type=_Photo, strict=False)
             except msgspec.DecodeError as error:
                 draft.reject(None, RowError("image_invalid", str(error)), annotation_id=str(number))
                 continue
-            image_id = folder.id_of({"file_name": photo.file_name, "coco_url": photo.coco_url})
+            image_id = folder.id_of(photo.names)
             first = photos.setdefault(image_id, photo)
             if (first.height, first.width) == (photo.height, photo.width):
                 entries[image_id].append(raw)
@@ -92,8 +98,8 @@ class MuseSource(Source):
                 detail = f"{photo.height} x {photo.width} (h, w), an entry before says {first.height} x {first.width}"
                 draft.reject(image_id, RowError("size_mismatch", detail), annotation_id=str(number))
         for image_id, photo in photos.items():
-            draft.add(image_id, {"file_name": photo.file_name, "coco_url": photo.coco_url}, b"[%b]" % b",".join(entries.pop(image_id)))
-        return draft.finish(MuseBuilder(self.split), f"sha256:{sha256}")
+            draft.add(image_id, photo.names, b"[%b]" % b",".join(entries.pop(image_id)))
+        return draft.finish(MuseBuilder(self.split, AnnotationForm(coordinates=self.coordinates, boxes=self.boxes)), f"sha256:{sha256}")
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,7 @@ class MuseBuilder:
     """One conversation per question; an answer without text is drawn when streamed, from descriptions or category names."""
 
     split: str
+    form: AnnotationForm | None = None
 
     def build(self, record: PhotoRecord, photo: bytes) -> Iterator[Row | RejectedRow]:
         """See RowBuilder. A question goes with any of its annotations; its `annotation_id` is ENTRY/QUESTION, counted on this photo.
@@ -108,12 +115,12 @@ class MuseBuilder:
         Raises RowError `no_usable_annotation` and those of PhotoFrame.
         """
         raws = msgspec.json.decode(record.payload, type=list[msgspec.Raw])
-        first = msgspec.json.decode(raws[0], type=_Photo)
-        regions = _Regions(PhotoFrame(photo, (first.height, first.width)))
+        first = msgspec.json.decode(raws[0], type=_Photo, strict=False)
+        regions = _Regions(PhotoFrame(photo, (first.height, first.width), self.form))
         conversations: list[Conversation] = []
         for number, raw in enumerate(raws):
             try:
-                entry = msgspec.json.decode(raw, type=MuseEntry)
+                entry = msgspec.json.decode(raw, type=MuseEntry, strict=False)
             except msgspec.DecodeError as error:
                 yield RejectedRow(record.image_id, MuseSource.dataset, "annotation_invalid", str(error), annotation_id=str(number))
                 continue
@@ -131,7 +138,7 @@ class MuseBuilder:
             raise RowError("no_usable_annotation", "none of its questions can be used")
         height, width = regions.frame.size_hw
         yield Row(image_id=record.image_id, source=MuseSource.dataset, split=self.split, image=photo, height=height, width=width,
-                  regions=regions.regions, conversations=conversations, license=None, url=first.coco_url)
+                  regions=regions.regions, conversations=conversations, license=None, url=first.names["coco_url"])
 
 
 class _Regions:
@@ -147,7 +154,13 @@ class _Regions:
         if key not in self._indices:
             if not annotation.category_name.strip():
                 raise RowError("empty_text", "an annotation has no category_name")
-            region = self.frame.region(annotation.segmentation, annotation.category_name, (annotation.rephrased_name or "").strip() or None)
+            region = self.frame.region({"segmentation": annotation.segmentation, "bbox": annotation.bbox}, annotation.category_name,
+                                       _to_text(annotation.rephrased_name))
             self._indices[key] = len(self.regions)
             self.regions.append(region)
         return self._indices[key]
+
+
+def _to_text(value: Any) -> str | None:
+    """A text that is there and not empty."""
+    return value.strip() or None if isinstance(value, str) else None

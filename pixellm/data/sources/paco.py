@@ -8,14 +8,13 @@ Format: github.com/facebookresearch/paco, docs/PACO_DATASET.md.
 from typing import ClassVar, Literal
 
 from pixellm.data.sources.layout import find_parts
-from pixellm.data.sources.part_masks import plan_part_masks
+from pixellm.data.sources.part_masks import PartMasksSource, plan_part_masks
 from pixellm.data.sources.plan import SourcePlan
-from pixellm.data.sources.semantic import SemanticSource
 from pixellm.storage import join_uri
 from pixellm.uris import Uri
 
 
-class PacoSource(SemanticSource):
+class PacoSource(PartMasksSource):
     """PACO-LVIS: objects and their parts. `input` holds paco_lvis_v1_train.json, `photos` COCO's train2017 and val2017."""
 
     dataset: ClassVar[str] = "paco"

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pixellm.data.schema import Region, RejectedRow, Row
+from pixellm.data.sources.agreement import AnnotationForm
 from pixellm.data.sources.coco_files import CocoFile, draft_photos, read_payload, to_category_id, to_category_ids, to_flag
 from pixellm.data.sources.frame import PhotoFrame
 from pixellm.data.sources.json_files import read_json
@@ -12,6 +13,10 @@ from pixellm.data.sources.photos import PhotoFolder
 from pixellm.data.sources.plan import PhotoRecord, PlanDraft, SourcePlan
 from pixellm.data.sources.semantic import SemanticSource, build_semantic
 from pixellm.errors import RowError
+
+
+class PartMasksSource(SemanticSource, AnnotationForm):
+    """What both sources of parts have in common."""
 
 
 @dataclass(frozen=True)
@@ -26,19 +31,20 @@ class PartName:
 class PartMasksBuilder:
     """One region per annotation. Classes of which the photo has more than is marked, or of which one is set aside, are not asked for."""
 
-    source: SemanticSource
+    source: PartMasksSource
     names: Mapping[int, PartName]
 
     def build(self, record: PhotoRecord, photo: bytes) -> Iterator[Row | RejectedRow]:
         """See RowBuilder. Raises RowError of PhotoFrame and `build_semantic`, and `no_usable_annotation`."""
         content = read_payload(record.payload)
         image = content.image
-        frame = PhotoFrame(photo, (image.height, image.width))
+        frame = PhotoFrame(photo, (image.height, image.width), self.source)
         incomplete = to_category_ids(image.not_exhaustive_category_ids)
         withheld = {part.name for number, part in self.names.items() if incomplete is None or number in incomplete}
         regions: list[Region] = []
         has_unknown = False
-        for annotation in content.annotations:
+        annotations = content.annotations
+        for annotation in annotations:
             part = None
             try:
                 ignore = to_flag(annotation.get("iscrowd"))
@@ -46,13 +52,13 @@ class PartMasksBuilder:
                 part = self.names.get(category_id)
                 if part is None:
                     raise RowError("unknown_category", f"category {category_id} is not among the {len(self.names)} of the file")
-                regions.append(frame.region(annotation.get("segmentation"), part.name, part.description, ignore))
+                regions.append(frame.region(annotation, part.name, part.description, ignore))
             except RowError as error:
                 withheld |= {part.name} if part else set()
                 has_unknown |= part is None
                 yield RejectedRow(record.image_id, self.source.dataset, error.reason, error.detail, str(annotation.get("id")))
-        if content.annotations and not regions:
-            raise RowError("no_usable_annotation", f"all of its {len(content.annotations)} annotations were set aside")
+        if annotations and not regions:
+            raise RowError("no_usable_annotation", f"all of its {len(annotations)} annotations were set aside")
         if has_unknown:
             raise RowError("nothing_to_ask", "an annotation without a known category was set aside: no class is known to be complete")
         conversations = build_semantic(regions, self.source, record.image_id, withheld)
@@ -61,7 +67,7 @@ class PartMasksBuilder:
                   regions=regions, conversations=conversations, license=None, url=image.url)
 
 
-def plan_part_masks(source: SemanticSource, photos_uri: str, annotations_uri: str) -> SourcePlan:
+def plan_part_masks(source: PartMasksSource, photos_uri: str, annotations_uri: str) -> SourcePlan:
     """One record per image of the file."""
     draft = PlanDraft(source.dataset, source.split, PhotoFolder(photos_uri))
     file, sha256 = read_json(annotations_uri, CocoFile)

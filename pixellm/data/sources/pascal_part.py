@@ -7,13 +7,12 @@ them, which is what the paper's code reads. Categories are called `cat:leg`, mas
 from typing import ClassVar, Literal
 
 from pixellm.data.sources.layout import find_parts
-from pixellm.data.sources.part_masks import plan_part_masks
+from pixellm.data.sources.part_masks import PartMasksSource, plan_part_masks
 from pixellm.data.sources.plan import SourcePlan
-from pixellm.data.sources.semantic import SemanticSource
 from pixellm.storage import join_uri
 
 
-class PascalPartSource(SemanticSource):
+class PascalPartSource(PartMasksSource):
     """Pascal-Part: parts of animals, people and vehicles. `input` is the folder that holds train.json and VOCdevkit/VOC2010."""
 
     dataset: ClassVar[str] = "pascal_part"

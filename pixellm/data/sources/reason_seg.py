@@ -6,22 +6,25 @@ Format: `utils/data_processing.py` and `utils/reason_seg_dataset.py` of github.c
 """
 
 import hashlib
+import math
 import posixpath
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
 from PIL import Image, ImageDraw
+from pydantic import Field
 
 from pixellm.data.prompts import question_for, reasoning_question_for, unnamed_answer_for
 from pixellm.data.schema import Conversation, RejectedRow, Row, build_region, read_photo_info, validate_conversation
-from pixellm.data.sources.json_files import read_json
+from pixellm.data.sources.json_files import decode_json, read_json
 from pixellm.data.sources.layout import find_parts
 from pixellm.data.sources.photos import PhotoFolder, path_stem
 from pixellm.data.sources.plan import PhotoRecord, PlanDraft, Source, SourcePlan
+from pixellm.data.sources.text_files import ENCODINGS
 from pixellm.errors import RowError
 from pixellm.masks import mask_to_rle
 from pixellm.storage import join_uri, list_folder, read_bytes, run_parallel
@@ -30,11 +33,15 @@ from pixellm.uris import Uri
 EXPLANATION_ONLY_PROBABILITY = 0.2  # per text, beside two questions with a mask: a tenth of all, as LISA draws it
 TARGET, IGNORE = 1, 2
 MAX_COORDINATE = 1e5  # far outside of any photo
+# Points of labelme's shapes that cover an area: two corners, a centre with a point of the circle, a polygon's corners. In ReasonSeg's own
+# files two points of a polygon are its outline.
+NUM_POINTS = {"polygon": (2, 100_000), "rectangle": (2, 2), "circle": (2, 2)}
 
 
 class _Shape(msgspec.Struct):
     label: str
     points: list[tuple[float, float]]
+    shape_type: Any = None
 
 
 class _Annotation(msgspec.Struct):
@@ -61,6 +68,8 @@ class ReasonSegSource(Source):
 
     input: Uri
     split: Literal["train", "val", "test"]
+    encoding: Literal[ENCODINGS] | None = Field(  # type: ignore[valid-type]
+        default=None, description="of the files that are not UTF-8; by default cp1252 where a file can be nothing else")
 
     def plan(self) -> SourcePlan:
         """One record per JSON file; a photo without one is set aside."""
@@ -83,7 +92,7 @@ class ReasonSegSource(Source):
             try:
                 name = photos.path_of_stem(stem) or f"{stem}.jpg"
                 unlabeled.pop(name, None)
-                payload = msgspec.json.encode(_Payload(_decode(data), by_photo.get(posixpath.basename(name))))
+                payload = msgspec.json.encode(_Payload(_decode(data, self.encoding), by_photo.get(posixpath.basename(name))))
             except RowError as error:
                 draft.reject(stem, error)
                 continue
@@ -103,7 +112,7 @@ class ReasonSegBuilder:
     def build(self, record: PhotoRecord, photo: bytes) -> Iterator[Row | RejectedRow]:
         """See RowBuilder. The `annotation_id` of a question that is set aside is its number on this photo.
 
-        Raises RowError `no_usable_annotation`, `empty_mask`, `polygon_invalid`, and those of `read_photo_info`.
+        Raises RowError `no_usable_annotation`, `empty_mask`, `polygon_invalid`, `shape_not_area`, and those of `read_photo_info`.
         """
         payload = msgspec.json.decode(record.payload, type=_Payload)
         height, width = read_photo_info(photo).size_hw
@@ -130,7 +139,7 @@ def draw_shapes(shapes: Sequence[_Shape], size_hw: tuple[int, int]) -> np.ndarra
     """uint8 (h, w): 0, TARGET or IGNORE. Larger shapes are drawn first, so that a smaller one in a larger one is kept, whatever it is.
 
     ReasonSeg's masks are defined by whole points and with the outline, not by COCO's rule. On 500 random polygons Pillow differs from
-    OpenCV, which its authors use, in 0.9% of the area, COCO's rule in 2.9%. Raises RowError `polygon_invalid`.
+    OpenCV, which its authors use, in 0.9% of the area, COCO's rule in 2.9%. Raises RowError `polygon_invalid`, `shape_not_area`.
     """
     drawn = [(TARGET if "ignore" not in shape.label.lower() else IGNORE, _draw(shape, size_hw))
              for shape in shapes if shape.label.lower() != "flag"]
@@ -141,10 +150,25 @@ def draw_shapes(shapes: Sequence[_Shape], size_hw: tuple[int, int]) -> np.ndarra
 
 
 def _draw(shape: _Shape, size_hw: tuple[int, int]) -> np.ndarray:
-    if len(shape.points) < 2 or any(abs(side) > MAX_COORDINATE for point in shape.points for side in point):
-        raise RowError("polygon_invalid", f"a shape is points near the photo, two at least, found {str(shape.points)[:60]}")
+    """A labelme shape as a bool mask (h, w): what its `shape_type` says, a polygon where it says nothing."""
+    kind, points = shape.shape_type or "polygon", shape.points
+    if kind not in NUM_POINTS:
+        raise RowError("shape_not_area", f"a shape of type {kind!r} covers no area that is known; draw a {', '.join(NUM_POINTS)}")
+    least, most = NUM_POINTS[kind]
+    if not least <= len(points) <= most or any(abs(side) > MAX_COORDINATE for point in points for side in point):
+        raise RowError("polygon_invalid", f"a {kind} is {least if least == most else f'{least} or more'} points near the photo, "
+                       f"found {str(points)[:60]}")
     image = Image.new("1", (size_hw[1], size_hw[0]))
-    ImageDraw.Draw(image).polygon([(int(x), int(y)) for x, y in shape.points], fill=1, outline=1)
+    whole = [(int(x), int(y)) for x, y in points]
+    if kind == "rectangle":
+        (x0, y0), (x1, y1) = whole
+        ImageDraw.Draw(image).rectangle((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), fill=1)
+    elif kind == "circle":
+        (x, y), (edge_x, edge_y) = points
+        radius = min(math.hypot(edge_x - x, edge_y - y), MAX_COORDINATE)
+        ImageDraw.Draw(image).ellipse((x - radius, y - radius, x + radius, y + radius), fill=1)
+    else:
+        ImageDraw.Draw(image).polygon(whole, fill=1, outline=1)
     return np.asarray(image)
 
 
@@ -168,13 +192,9 @@ def _name(text: str) -> str:
     return text.lower().removeprefix("the ").rstrip(" .?!")
 
 
-def _decode(data: bytes) -> _Annotation:
-    """Some files are cp1252, the others UTF-8. Raises RowError `annotation_invalid`."""
+def _decode(data: bytes, encoding: str | None) -> _Annotation:
+    """Some files are cp1252, the others UTF-8. Raises RowError `annotation_invalid`, `encoding_unknown`."""
     try:
-        try:
-            text = data.decode()
-        except UnicodeDecodeError:
-            text = data.decode("cp1252")
-        return msgspec.json.decode(text, type=_Annotation)
-    except (UnicodeDecodeError, msgspec.DecodeError) as error:
+        return decode_json(data, _Annotation, encoding)
+    except msgspec.DecodeError as error:
         raise RowError("annotation_invalid", str(error)) from None

@@ -12,18 +12,17 @@ from pydantic import Field
 
 from pixellm.data.prompts import absent_answer_for, question_for
 from pixellm.data.schema import Conversation
-from pixellm.data.sources.expressions import COCO_PHOTO_FOLDERS, Asked, ExpressionsFiles, Split, plan_expressions
+from pixellm.data.sources.expressions import COCO_PHOTO_FOLDERS, Asked, ExpressionsFiles, ExpressionsSource, plan_expressions
 from pixellm.data.sources.layout import find_parts
-from pixellm.data.sources.plan import Source, SourcePlan
+from pixellm.data.sources.plan import SourcePlan
 from pixellm.storage import join_uri
 from pixellm.uris import Uri
 
 
-class RefcocoSource(Source):
+class RefcocoSource(ExpressionsSource):
     """refCOCO, refCOCO+, refCOCOg, refCLEF: referring expressions, each a question with one target."""
 
     input: Uri = Field(description="folder that holds the folder of the dataset, and images/")
-    split: Split
     dataset: Literal["refcoco", "refcoco+", "refcocog", "refclef"] = "refcoco"
     split_by: Literal["unc", "umd", "google", "berkeley"] | None = Field(
         None, description="who made the split: umd for refcocog and unc for the others unless given")
@@ -31,7 +30,7 @@ class RefcocoSource(Source):
 
     def plan(self) -> SourcePlan:
         """See Source."""
-        return plan_expressions(self.dataset, self.split, self.seed, self.find_files(), ask_one_by_one)
+        return plan_expressions(self, self.dataset, self.find_files(), ask_one_by_one)
 
     def find_files(self) -> ExpressionsFiles:
         """Raises ConfigError that names all that is missing."""

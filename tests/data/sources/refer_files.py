@@ -23,7 +23,7 @@ def polygon(box: tuple[int, int, int, int]) -> list[list[float]]:
 
 
 def annotation(number: int, image_id: int = 1, **changes: Any) -> dict[str, Any]:
-    return {"id": number, "image_id": image_id, "category_id": 1, "iscrowd": 0, "area": 1.0, "bbox": [0, 0, 1, 1],
+    return {"id": number, "image_id": image_id, "category_id": 1, "iscrowd": 0,
             "segmentation": polygon(BOXES.get(number, BOXES[10]))} | changes
 
 

@@ -22,8 +22,8 @@ def test_parts_of_one_kind_are_one_target(tmp_path: Path) -> None:
     masks[0, 2:5, 3:9], masks[1, 6:12, 3:5], masks[2, 6:12, 7:9] = True, True, True
     (tmp_path / "val.json").write_text(json.dumps({
         "categories": [{"id": 31, "name": "cat:head"}, {"id": 32, "name": "cat:leg"}, {"id": 35, "name": "cat:paw", "abbr": "cat:pa"}],
-        "annotations": [{"id": number, "segmentation": mask_to_rle(mask), "bbox": [0.0, 0.0, 1.0, 1.0], "category_id": 31 + (number > 0),
-                         "image_id": 2008000002, "iscrowd": 0, "area": 1.0} for number, mask in enumerate(masks)],
+        "annotations": [{"id": number, "segmentation": mask_to_rle(mask), "category_id": 31 + (number > 0),
+                         "image_id": 2008000002, "iscrowd": 0} for number, mask in enumerate(masks)],
         "images": [{"id": 2008000002, "file_name": "2008_000002.jpg", "height": 12, "width": 16}]}))
     (row,), rejected = build_all(PascalPartSource(input=str(tmp_path), split="val"))
     assert not rejected and (row["image_id"], row["source"], row["split"]) == ("2008000002", "pascal_part", "val")

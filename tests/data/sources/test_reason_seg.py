@@ -97,7 +97,7 @@ def test_annotations_are_for_the_upright_photo(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("bad", "reason"), [
     (b"{", "annotation_invalid"),
-    (b"\x81", "annotation_invalid"),
+    (b"\x81", "encoding_unknown"),
     ({"text": [], "is_sentence": True}, "annotation_invalid"),
     (annotation(text=[]), "no_usable_annotation"),
     (annotation(shapes=[]), "empty_mask"),

@@ -96,8 +96,8 @@ def test_a_split_without_references_names_those_that_there_are(tmp_path: Path) -
 @pytest.mark.parametrize(("bad", "reason", "annotation_id"), [
     (ref(9, 99, "no such annotation"), "unknown_annotation", "9"),
     (ref(9, 20, "of another photo"), "unknown_annotation", "9"),
-    (ref(9, "10", "text as id"), "annotation_invalid", "9"),
-    (ref(9, 10, "a", sentences=[{"sent": "no id"}]), "annotation_invalid", "9"),
+    (ref(9, "ten", "text as id"), "annotation_invalid", "9"),
+    (ref(9, 10, "a", sentences=[{"raw": "no sentence"}]), "annotation_invalid", "9"),
     (ref(9, 10, "  . "), "empty_text", "9/90"),
     (ref(9, 10, "the {seg} token"), "seg_in_question", "9/90"),
     (ref(9, 12, "bad polygon"), "polygon_outside", "12"),
