@@ -1,7 +1,8 @@
 """Code blocks of the documents, each with the mark in the line above it: `<!-- run: KIND -->` or `<!-- not run: REASON -->`.
 
-Kinds: `shell` and `python` work on any Ray, `server` and `server python` need the model that ships at 127.0.0.1:8000, `background` stays
-running for the blocks after it, `checkout` runs in a checkout only. Blocks of a file run in their order, in one folder.
+Kinds: `shell` and `python` work on any Ray, `alone` where none runs yet, `server` and `server python` need the model that ships at
+127.0.0.1:8000, `background` stays running for the blocks after it, `checkout` runs in a checkout only. Blocks of a file run in their
+order, in one folder.
 """
 
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "platform/README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
-KINDS = ("shell", "python", "server", "server python", "background", "checkout")
+KINDS = ("shell", "python", "server", "server python", "background", "checkout", "alone")
 _MARK = re.compile(r"<!-- (run|not run): (.+?) -->")
 _COMMAND = re.compile(r"(python|pip|make|ray|curl|export|kubectl|aws|pixellm|from|import|git|docker|\.) ")
 _LIST_ITEM = re.compile(r"\s*([-*]|\d+\.) ")
@@ -31,6 +32,11 @@ class Block:
     def place(self) -> str:
         """`file:line` of its first line."""
         return f"{self.document}:{self.line}"
+
+    def runs_in(self, mode: str) -> bool:
+        """Whether the block is run with no Ray (`auto`), or on a head that serves a model (`head`)."""
+        kind = self.kind or "none"
+        return kind != "none" and not (kind.startswith("server") if mode == "auto" else kind == "alone")
 
     @property
     def is_command(self) -> bool:

@@ -32,9 +32,8 @@ def main(mode: str, folder: Path) -> None:
             subprocess.run(["bash", "-c", command], cwd=folder, env=environment, check=True, stdout=sys.stderr)
     background: dict[str, subprocess.Popen] = {}
     for block in read_all():
-        if block.kind is None or (block.kind.startswith("server") and mode == "auto"):
-            continue
-        print(json.dumps(run(block, folder, environment, background)), flush=True)
+        if block.runs_in(mode):
+            print(json.dumps(run(block, folder, environment, background)), flush=True)
     for process in background.values():
         process.kill()
 

@@ -17,7 +17,7 @@ def test_every_block_that_can_run_ends_well(mode, tmp_path_factory, record_resul
     said = run_apart("tests.docs.run_blocks", mode, folder, env={})
     ended = [json.loads(line) for line in said.splitlines() if line.startswith('{"place"')]
     blocks = read_all()
-    expected = [block.place for block in blocks if block.kind and (mode == "head" or not block.kind.startswith("server"))]
+    expected = [block.place for block in blocks if block.runs_in(mode)]
     assert [each["place"] for each in ended] == expected
     failed = [each for each in ended if each["status"]]
     assert not failed, "\n".join(f"{each['place']}: {each['output']}" for each in failed)
