@@ -1,12 +1,13 @@
 """OpenAI's chat completions on the wire, as far as they mean something here, with masks in `message.masks` and `delta.masks`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from serve.schemas import Mask
 
 FinishReason = Literal["stop", "length"]
+MAX_ITEMS = 1024  # of a list: more than any conversation that fits into a prompt; longer ones are refused unread
 
 
 class _Open(BaseModel):
@@ -36,8 +37,8 @@ class ChatMessage(_Open):
     """One turn. Questions are about one photo, which is part of a `user` message; an earlier answer may keep its `masks`."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[ContentPart] | None = None
-    masks: list[NamedMask] | None = None
+    content: str | Annotated[list[ContentPart], Field(max_length=MAX_ITEMS)] | None = None
+    masks: list[NamedMask] | None = Field(default=None, max_length=MAX_ITEMS)
 
 
 class StreamOptions(_Open):
@@ -48,14 +49,14 @@ class ChatRequest(_Open):
     """A conversation about a photo, whose last message is a question."""
 
     model: str = Field(description="A name that `/v1/models` lists.")
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_ITEMS)
     max_completion_tokens: int | None = Field(default=None, ge=1, description="Longest answer; more than the server's limit is that limit.")
     max_tokens: int | None = Field(default=None, ge=1, description="The older name of `max_completion_tokens`.")
     temperature: float | None = Field(default=None, ge=0, le=2, description="Left out or 0: the most likely tokens.")
     top_p: float | None = Field(default=None, gt=0, le=1)
     seed: int | None = Field(default=None, ge=-2**63, lt=2**63, description="Any int64; the same one draws the same answer. -1: the server "
                              "draws anew each time.")
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(max_length=MAX_ITEMS)] | None = None
     n: Literal[1] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None

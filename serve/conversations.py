@@ -63,9 +63,11 @@ def _text(message: ChatMessage, images: dict[str, None]) -> str:
     text = message.content if isinstance(message.content, str) else "\n".join(texts)
     if message.role != "assistant":
         return text
-    for start, end in sorted((mask.span for mask in message.masks or []), key=lambda span: span[1], reverse=True):
+    pieces, copied = [], 0
+    for start, end in sorted((mask.span for mask in message.masks or []), key=lambda span: span[1]):
         if not 0 <= start <= end <= len(text):
             detail = f"A mask has the span [{start}, {end}] in a text of {len(text)} characters."
             raise ApiError(422, "messages_invalid", detail, "messages")
-        text = text[:end] + (f" {SEG}" if end else SEG) + text[end:]
-    return text
+        pieces += [text[copied:end], f" {SEG}" if end else SEG]
+        copied = end
+    return "".join([*pieces, text[copied:]])

@@ -58,7 +58,8 @@ class Sampled:
 
     def choose(self, logits: Tensor) -> int:
         """Inverts the cumulative distribution in the order of the ids: rounding cannot reorder it, as it could a sorted one."""
-        probs = (logits.double().cpu() / self.temperature).softmax(-1)
+        logits = logits.double().cpu()
+        probs = ((logits - logits.max()) / self.temperature).softmax(-1)  # the largest first: a tiny temperature makes infinities
         if self.top_p < 1:
             ordered, ids = probs.sort(descending=True, stable=True)
             probs = probs.index_fill(0, ids[ordered.cumsum(0) - ordered >= self.top_p], 0)

@@ -23,6 +23,9 @@ from serve.problems import ApiError
 from serve.schemas import Mask, SegmentResponse
 
 PREFIX = "/adapters/label_studio"
+MAX_TASKS = 1000  # longer lists are refused unread; `max_questions` is what is answered
+MAX_CONFIG_CHARS = 65_536  # a project's XML has some hundred
+BYTES_PER_NUMBER = 5  # of an answer, which writes each byte of a mask as a JSON number and a comma
 
 
 class _Open(BaseModel):
@@ -39,8 +42,8 @@ class PredictParameters(_Open):
 
 
 class PredictRequest(_Open):
-    tasks: list[Task]
-    label_config: str = Field(description="The project's XML, with a BrushLabels tag for an Image tag.")
+    tasks: list[Task] = Field(max_length=MAX_TASKS)
+    label_config: str = Field(max_length=MAX_CONFIG_CHARS, description="The project's XML, with a BrushLabels tag for an Image tag.")
     params: PredictParameters | None = None
 
 
@@ -112,7 +115,7 @@ def add_label_studio_routes(api: FastAPI, config: AppConfig, model: Model) -> No
         if len(body.tasks) > config.max_questions:
             detail = f"There are {len(body.tasks)} tasks, at most {config.max_questions} are allowed."
             raise ApiError(422, "tasks_too_many", detail, "tasks")
-        tags = read_label_config(body.label_config)
+        tags = await asyncio.to_thread(read_label_config, body.label_config)
         context = body.params.context if body.params else None
 
         async def answer(task: Task) -> Prediction:
@@ -125,7 +128,14 @@ def add_label_studio_routes(api: FastAPI, config: AppConfig, model: Model) -> No
             score = min((region.score for region in regions), default=0.0)
             return Prediction(result=regions, score=score, model_version=config.model_name)
 
-        return Predictions(results=[await answer(task) for task in body.tasks])
+        results, num_bytes = [], 0
+        for task in body.tasks:
+            results.append(await answer(task))
+            num_bytes += BYTES_PER_NUMBER * sum(len(region.value.rle) for region in results[-1].result)
+            if num_bytes > config.max_body_bytes:
+                detail = f"The masks would be an answer of more than {config.max_body_bytes:,} bytes; send fewer tasks at a time."
+                raise ApiError(422, "answer_too_large", detail, "tasks")
+        return Predictions(results=results)
 
 
 def read_label_config(label_config: str) -> _Tags:
@@ -136,18 +146,22 @@ def read_label_config(label_config: str) -> _Tags:
         root = ElementTree.fromstring(label_config)
     except ElementTree.ParseError as error:
         raise ApiError(422, "label_config_invalid", f"label_config is not plain XML: {error}.", "label_config") from None
-    for brush in root.iter("BrushLabels"):
-        for image in root.iter("Image"):
-            if image.get("name") == brush.get("toName") and brush.get("name") and (image.get("value") or "").startswith("$"):
-                labels = [label.get("value") or "" for label in brush.iter("Label")]
-                return _Tags(brush=brush.get("name") or "", image=image.get("name") or "", image_key=(image.get("value") or "")[1:],
-                             labels=[label for label in labels if label])
-    raise ApiError(422, "label_config_invalid", "label_config has no BrushLabels whose toName is an Image with a value.", "label_config")
+    images = {image.get("name"): value for image in root.iter("Image") if (value := image.get("value") or "").startswith("$")}
+    brush = next((each for each in root.iter("BrushLabels") if each.get("name") and each.get("toName") in images), None)
+    if brush is None:
+        detail = "label_config has no BrushLabels whose toName is an Image with a value."
+        raise ApiError(422, "label_config_invalid", detail, "label_config")
+    image = brush.get("toName") or ""
+    labels = [label.get("value") or "" for label in brush.iter("Label")]
+    return _Tags(brush=brush.get("name") or "", image=image, image_key=images[image][1:], labels=[label for label in labels if label])
 
 
 def to_question(task: Task, context: dict[str, Any] | None, labels: list[str]) -> str:
-    """What to ask about a task."""
-    for region in (context or {}).get("result") or []:
+    """The question about a task. Raises ApiError `params_invalid` where the context's result is not a list."""
+    result = (context or {}).get("result")
+    if not isinstance(result, list | None):
+        raise ApiError(422, "params_invalid", f"params.context.result is a {type(result).__name__}, expected a list of regions.", "params")
+    for region in result or []:
         text = region.get("value", {}).get("text") if isinstance(region, dict) and isinstance(region.get("value"), dict) else None
         if text:
             return " ".join(map(str, text)) if isinstance(text, list) else str(text)

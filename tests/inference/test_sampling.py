@@ -66,3 +66,8 @@ def test_values_out_of_range_are_clear_errors(arguments, code):
     with pytest.raises(InputError) as error:
         Sampled(**arguments)
     assert error.value.code == code
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-30])
+def test_the_smallest_temperatures_take_the_largest_logit(temperature):
+    assert Sampled(temperature).choose(torch.tensor([-1e4, 3.0, 2.999, torch.finfo(torch.float32).min])) == 1

@@ -7,10 +7,13 @@ import json
 import httpx
 import openai
 import pytest
+from pydantic import ValidationError
 
 from pixellm.inference.config import AnswerOptions, Turn
 from pixellm.masks import rle_to_mask
 from serve.chat import to_grounding
+from serve.chat_schemas import ChatMessage
+from serve.conversations import _text
 from serve.ingress import build_api
 from serve.problems import ApiError
 from serve.schemas import Mask
@@ -207,3 +210,15 @@ def test_grounding_of_shared_overlapping_and_empty_spans():
     assert [(piece.text, piece.mask_ids) for piece in pieces] == [
         ("", ["x"]), ("ab ", ["a", "c"]), ("cd", ["a", "b", "c"]), (" ef", ["b"])]
     assert to_grounding("", []) == [] and [piece.text for piece in to_grounding("ab", [])] == ["ab"]
+
+
+def test_spans_are_put_in_one_pass_and_lists_are_bounded():
+    """Each span copied the whole text: five requests of 9 MB held an ingress until it was killed."""
+    text = "ab " * 20_000
+    masks = [{"span": [3 * number, 3 * number + 2]} for number in range(1000)]
+    said = ChatMessage.model_validate({"role": "assistant", "content": text, "masks": masks[::-1]})
+    assert _text(said, {}) == "ab {seg} " * 1000 + "ab " * 19_000
+    with pytest.raises(ValidationError):
+        ChatMessage.model_validate({"role": "assistant", "content": "ab", "masks": masks * 2})
+    with pytest.raises(ValidationError):
+        ChatMessage.model_validate({"role": "user", "content": [{"type": "text", "text": "a"}] * 2000})

@@ -8,7 +8,7 @@ import pytest
 from serve.adapters.label_studio import Task, read_label_config, to_question
 from serve.adapters.label_studio_rle import encode_brush
 from serve.problems import ApiError
-from tests.serve.test_ingress import assert_problem, call, photo_bytes
+from tests.serve.test_ingress import CONFIG, assert_problem, call, photo_bytes
 
 DATA_URL = "data:image/png;base64," + base64.b64encode(photo_bytes()).decode()
 XML = """<View><!-- what to paint --><Image name="photo" value="$image"/>
@@ -120,3 +120,30 @@ def test_bad_label_configs(xml):
     with pytest.raises(ApiError) as error:
         read_label_config(xml)
     assert error.value.code == "label_config_invalid"
+
+
+@pytest.mark.parametrize("context", [{"result": 5}, {"result": "x"}, {"result": {"value": 1}}])
+def test_a_context_of_another_shape_is_told(context):
+    assert_problem(predict([{"data": {"image": DATA_URL}}], params={"context": context}), 422, "params_invalid")
+
+
+def test_a_project_of_many_brushes_and_photos_is_read_in_one_pass():
+    """Every BrushLabels was held against every Image: 0.4 MB of them took a minute."""
+    images = "".join(f'<Image name="i{number}"/>' for number in range(1000))
+    brushes = "".join(f'<BrushLabels name="b{number}" toName="i{number}"/>' for number in range(700))
+    wide = f"<View>{images}{brushes}{XML}</View>"
+    assert len(wide) < 65_536 and read_label_config(wide).labels == ["half", "Left half", "pear"]
+    deep = "<View>" * 4500 + "</View>" * 4500
+    assert_problem(predict([{"data": {"image": DATA_URL}}], label_config=deep), 422, "label_config_invalid")
+    assert_problem(predict([{"data": {"image": DATA_URL}}], label_config="<View>" * 20_000), 422, "label_config_invalid")
+    assert_problem(predict([{}] * 20_000), 422, "tasks_invalid")
+
+
+def test_an_answer_larger_than_the_largest_body_is_refused():
+    small = CONFIG.model_copy(update={"max_body_mb": 0.001})
+    tasks = [{"data": {"image": DATA_URL}}] * 5
+    response = call("POST", "/adapters/label_studio/predict", config=small, json={"tasks": tasks[:1], "label_config": XML})
+    assert response.status_code == 200
+    body = {"tasks": tasks, "label_config": XML}
+    assert_problem(call("POST", "/adapters/label_studio/predict", config=small.model_copy(update={"max_body_mb": 0.0024}), json=body), 422,
+                   "answer_too_large")
