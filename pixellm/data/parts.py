@@ -115,7 +115,8 @@ def check_set(counts: Counts, rejected: Iterable[RejectedRow], max_share: float,
     try:
         counts.check(max_share, counted)
     except (TooManyRejectedError, ShardError) as error:
-        raise type(error)(". ".join(filter(None, (str(error), common_way(rejected))))) from None
+        first = next((f"the first: {each.detail}" for each in rejected if isinstance(error, ShardError)), None)
+        raise type(error)(". ".join(filter(None, (str(error), first, common_way(rejected))))) from None
 
 
 @dataclass(frozen=True)

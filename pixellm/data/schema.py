@@ -18,7 +18,8 @@ from pixellm.photos import decode_photo, open_photo
 
 SEG = "{seg}"
 TASKS = ("semantic", "referring", "reasoning", "vqa")
-SKIP_REASONS = frozenset({"nothing_to_ask", "name_not_utf8"})  # recorded and counted, but outside the share that stops a job
+# Recorded and counted, but outside the share that stops a job.
+SKIP_REASONS = frozenset({"nothing_to_ask", "name_not_utf8", "duplicate_photo"})
 DRAWN_TASKS = ("semantic", "referring")  # whose questions can be drawn from category names alone
 
 REGION_TYPE = pa.struct([

@@ -20,6 +20,7 @@ from pixellm.data.sources.coco_files import (
     to_category_id,
     to_category_ids,
     to_flag,
+    without_shared_box,
 )
 from pixellm.data.sources.frame import PhotoFrame
 from pixellm.data.sources.json_files import read_json
@@ -57,7 +58,8 @@ class InstancesSource(Source, ReferringOptions, AnnotationForm):
         marked = draft_photos(file, draft)
         draft.notes += [f"ignored: {each}" for each in file.odd_fields()]
         vocabulary = build_vocabulary(file.categories, self.build_categories(file.categories))
-        builder = InstancesBuilder(self, split, vocabulary, self._deniable(vocabulary, marked, draft), file.license_names())
+        deniable = self._deniable(vocabulary, marked, draft)
+        builder = InstancesBuilder(self, split, vocabulary, deniable, file.license_names(), marked.shared_boxes)
         return draft.finish(builder, f"sha256:{sha256}")
 
     def _deniable(self, vocabulary: Vocabulary, marked: Marked, draft: PlanDraft) -> frozenset[Category]:
@@ -90,7 +92,8 @@ class InstancesBuilder:
     split: str
     vocabulary: Vocabulary
     deniable: frozenset[Category]
-    licenses: Mapping[Any, str]
+    licenses: Mapping[str, str]
+    shared_boxes: frozenset[str] = frozenset()
 
     def build(self, record: PhotoRecord, photo: bytes) -> Iterator[Row | RejectedRow]:
         """See RowBuilder. Raises RowError `no_usable_annotation`, `nothing_to_ask` and those of PhotoFrame."""
@@ -107,7 +110,7 @@ class InstancesBuilder:
             try:
                 category = self._category(annotation.get("category_id"))
                 is_crowd = to_flag(annotation.get("iscrowd"))
-                region = frame.region(annotation, category.name, ignore=is_crowd)
+                region = frame.region(without_shared_box(annotation, self.shared_boxes), category.name, ignore=is_crowd)
             except RowError as error:
                 set_aside.add(category)
                 yield RejectedRow(record.image_id, dataset, error.reason, error.detail, annotation_id=str(annotation.get("id")))
@@ -129,7 +132,8 @@ class InstancesBuilder:
             self.source, rng,
         )
         if not conversations:
-            raise RowError("nothing_to_ask", "no category is marked exhaustively, and none is known to be absent")
+            crowds = "each of its annotations is a crowd (iscrowd), whose mask is only ignored; " if regions and not marked else ""
+            raise RowError("nothing_to_ask", f"{crowds}no category is marked exhaustively, and none is known to be absent")
         height, width = frame.size_hw
         yield Row(image_id=record.image_id, source=dataset, split=self.split, image=photo, height=height, width=width,
                   regions=regions, conversations=conversations, license=self.licenses.get(str(image.license)),

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 
 from pixellm.data.schema import Region, RejectedRow, Row
 from pixellm.data.sources.agreement import AnnotationForm
-from pixellm.data.sources.coco_files import CocoFile, draft_photos, read_payload, to_category_id, to_category_ids, to_flag
+from pixellm.data.sources.coco_files import (
+    CocoFile,
+    draft_photos,
+    read_payload,
+    to_category_id,
+    to_category_ids,
+    to_flag,
+    without_shared_box,
+)
 from pixellm.data.sources.frame import PhotoFrame
 from pixellm.data.sources.json_files import read_json
 from pixellm.data.sources.photos import PhotoFolder
@@ -33,6 +41,7 @@ class PartMasksBuilder:
 
     source: PartMasksSource
     names: Mapping[int, PartName]
+    shared_boxes: frozenset[str] = frozenset()
 
     def build(self, record: PhotoRecord, photo: bytes) -> Iterator[Row | RejectedRow]:
         """See RowBuilder. Raises RowError of PhotoFrame and `build_semantic`, and `no_usable_annotation`."""
@@ -52,7 +61,7 @@ class PartMasksBuilder:
                 part = self.names.get(category_id)
                 if part is None:
                     raise RowError("unknown_category", f"category {category_id} is not among the {len(self.names)} of the file")
-                regions.append(frame.region(annotation, part.name, part.description, ignore))
+                regions.append(frame.region(without_shared_box(annotation, self.shared_boxes), part.name, part.description, ignore))
             except RowError as error:
                 withheld |= {part.name} if part else set()
                 has_unknown |= part is None
@@ -72,8 +81,8 @@ def plan_part_masks(source: PartMasksSource, photos_uri: str, annotations_uri: s
     draft = PlanDraft(source.dataset, source.split, PhotoFolder(photos_uri))
     file, sha256 = read_json(annotations_uri, CocoFile)
     names = {category.id: to_part_name(category.name) for category in file.categories}
-    draft_photos(file, draft)
-    return draft.finish(PartMasksBuilder(source, names), f"sha256:{sha256}")
+    marked = draft_photos(file, draft)
+    return draft.finish(PartMasksBuilder(source, names, marked.shared_boxes), f"sha256:{sha256}")
 
 
 def to_part_name(category: str) -> PartName:

@@ -111,6 +111,18 @@ def test_a_whole_file_says_in_which_way_it_disagrees(tmp_path: Path) -> None:
     assert dry_run(CocoSource(**keys, coordinates="normalised"), ShardOptions()).rejected[0].reason == "polygon_outside", "the right one"
 
 
+def test_a_box_that_an_exporter_puts_everywhere_is_not_compared(tmp_path: Path) -> None:
+    images = [image(number, height=HW[0], width=HW[1]) for number in (1, 2)]
+    other = [[40, 30, 60, 30, 60, 44, 40, 44]]
+    marked = [annotation(1, 1, segmentation=[POLYGON], bbox=BOX, area=600), annotation(2, 2, segmentation=other, bbox=BOX, area=600)]
+    source = CocoSource(**write_dataset(tmp_path, images, marked, height=HW[0], width=HW[1]))
+    rows, rejected = build_all(source)
+    assert len(rows) == 2 and not rejected and "1 boxes stand at several different masks" in source.plan().notes[0]
+    marked[1]["segmentation"] = [in_shares(other[0])]
+    rows, rejected = build_all(CocoSource(**write_dataset(tmp_path, images, marked, height=HW[0], width=HW[1])))
+    assert len(rows) == 1 and rejected[0].reason == "mask_disagrees" and rejected[0].detail.endswith("coordinates=normalised")
+
+
 def test_sources_of_parts_and_expressions_check_too(tmp_path: Path) -> None:
     bad = {"bbox": [9, 8, 6, 3]}
     refer_files.write_refer(tmp_path / "refer", [refer_files.ref(1, 10, "the dog")], [refer_files.annotation(10, **bad)])
