@@ -1,6 +1,7 @@
-"""Who comes in: a layer before all routes that asks for an API key and holds each key to its limits. Nothing of a key is ever logged.
+"""The layer before all routes that asks for an API key and holds each key to its limits. Nothing of a key is ever logged.
 
-Without keys in the deployment only this machine is let in, whatever address the server listens on.
+Without keys only this machine is let in, whatever address the server listens on, and only by its own name: a page of the web that a
+browser on this machine shows can post here too, and can let its name resolve to this machine (DNS rebinding).
 """
 
 import base64
@@ -10,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from datetime import datetime
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -18,9 +20,10 @@ from serve.config import AppConfig
 from serve.keys import ApiKey, find_key, utc_now
 from serve.problems import ApiError, problem_response
 
-# For those who start and stop the server, and the page's own files, in which people enter their key.
+# Health checks, and the page's own files, in which people enter their key: read only, and without a place of the admission.
 OPEN_PATHS = frozenset({"/livez", "/healthz", "/readyz", "/"})
 OPEN_PREFIX = "/web/"
+OPEN_METHODS = ("GET", "HEAD")
 BROWSED_PATHS = frozenset({"/docs", "/openapi.json"})  # a browser then asks its user for the key
 CHALLENGE = {"www-authenticate": "Bearer"}
 BROWSER_CHALLENGE = {"www-authenticate": 'Basic realm="any name, and the API key as the password"'}
@@ -51,7 +54,7 @@ class KeyGuard:
 
     def __init__(self, app: ASGIApp, config: AppConfig, clock: Callable[[], float] = time.monotonic,
                  now: Callable[[], datetime] = utc_now):
-        self._app, self._keys, self._clock, self._now = app, config.api_keys, clock, now
+        self._app, self._config, self._keys, self._clock, self._now = app, config, config.api_keys, clock, now
         self._buckets = {key.name: TokenBucket(key.requests_per_minute, key.burst, clock())
                          for key in self._keys if key.requests_per_minute}
         self._num_running = {key.name: 0 for key in self._keys}
@@ -60,15 +63,16 @@ class KeyGuard:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         scope["state"]["client"] = ""
-        if scope["path"] in OPEN_PATHS or scope["path"].startswith(OPEN_PREFIX):
-            return await self._app(scope, receive, send)
         key = None
         try:
-            if self._keys:
+            if scope["path"] in OPEN_PATHS or scope["path"].startswith(OPEN_PREFIX):
+                _check_method(scope)
+            elif self._keys:
                 key = self._check_key(scope)
                 self._check_limits(key)
             else:
                 _check_address(scope)
+                _check_names(scope, self._config)
         except ApiError as error:
             return await problem_response(scope, error)(scope, receive, send)
         if key is None:
@@ -111,6 +115,40 @@ def _check_address(scope: Scope) -> None:
         is_here = False
     if not is_here:
         raise ApiError(403, "key_not_configured", "This server has no API keys and therefore answers to its own machine only.")
+
+
+def _check_method(scope: Scope) -> None:
+    if scope["method"] not in OPEN_METHODS:
+        raise ApiError(405, "method_not_allowed", f"{scope['path']} takes {' and '.join(OPEN_METHODS)}.",
+                       headers={"allow": ", ".join(OPEN_METHODS), "connection": "close"})
+
+
+def _check_names(scope: Scope, config: AppConfig) -> None:
+    """A browser sends the name that its user asked for as Host, and the page that asks as Origin."""
+    headers = Headers(scope=scope)
+    host = headers.get("host", "")
+    if not (_is_own_name(host) or _host_name(host) in config.allowed_hosts):
+        raise ApiError(403, "host_not_allowed", f"This server has no API keys and answers to the names of its own machine only, found Host "
+                       f"{host!r}; add it to allowed_hosts, or make a key with `pixellm key NAME`.")
+    origin = headers.get("origin")
+    if origin is not None and origin not in config.cors_origins and urlsplit(origin).netloc != host:
+        raise ApiError(403, "origin_not_allowed", f"A page of {origin!r} may not ask this server; add it to cors_origins.")
+
+
+def _host_name(host: str) -> str:
+    """`[::1]:8000` to `::1`, `localhost:8000` to `localhost`."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_own_name(host: str) -> bool:
+    name = _host_name(host)
+    try:
+        return name == "localhost" or name.endswith(".localhost") or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def _given_key(headers: Headers) -> str | None:

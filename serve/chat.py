@@ -59,7 +59,7 @@ def add_chat_routes(api: FastAPI, config: AppConfig, model: Model) -> None:
         stop = tuple([body.stop] if isinstance(body.stop, str) else body.stop or [])
         if len(stop) > 4 or "" in stop:
             raise ApiError(422, "stop_invalid", f"stop has {len(stop)} texts, expected at most 4, none of them empty.", "stop")
-        pixels = await read_photo(await read_image(conversation.image, config, "messages"), config)
+        pixels = await read_photo(await read_image(conversation.image, config, "messages"), config, request)
         options = answer_options(request, config, temperature=body.temperature or None, top_p=body.top_p or 1.0, seed=body.seed or 0,
                                  stop=stop, history=conversation.history)
         events = in_time(model, Ask(pixels, (conversation.question,), limit, options, bool(body.stream), chosen.model_name))

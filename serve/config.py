@@ -22,6 +22,8 @@ class AppConfig(ModelConfig):
                                           "decoded, like its side and its aspect ratio; by default what the library takes everywhere")
     max_photo_side: PositiveInt = Field(default=DEFAULT_LIMITS.max_side, description="longest side of a photo, in pixels")
     max_photo_aspect: float = Field(default=DEFAULT_LIMITS.max_aspect, ge=1, description="longer side over shorter side of a photo")
+    max_megapixels_in_flight: PositiveFloat = Field(default=200, description="photos that an ingress replica holds decoded at a time, at "
+                                                    "most 6 bytes a pixel; one more is 503")
     max_question_chars: PositiveInt = 2000
     max_questions: PositiveInt = Field(default=16, description="questions about one photo in one request")
     max_targets: PositiveInt = Field(default=64, description="masks of one answer, which ends before a further one")
@@ -40,6 +42,8 @@ class AppConfig(ModelConfig):
                                               "who reaches a node can run code: only in a network that nothing but the cluster reaches")
     cors_origins: tuple[str, ...] = Field(default=(), description="origins whose pages may ask from a browser, such as "
                                           "https://photos.example.com; those of this server always may")
+    allowed_hosts: tuple[str, ...] = Field(default=(), description="names besides localhost and loopback addresses by which a server "
+                                           "without api_keys may be asked, such as that of a proxy on this machine")
     fetch: FetchConfig | None = Field(default=None, description="fetch photos from https URLs that requests name; left out, none is")
 
     @model_validator(mode="after")

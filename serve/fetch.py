@@ -4,7 +4,6 @@ https on its port only; the name is resolved once and every address it has must 
 the certificate must be the name's. Each redirect is checked in the same way. Bytes and time are bounded, and no proxy is asked.
 """
 
-import asyncio
 import contextlib
 import http.client
 import ipaddress
@@ -16,6 +15,7 @@ from typing import NamedTuple
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from serve.fetch_config import FetchConfig
+from serve.pools import FETCHING
 from serve.problems import ApiError
 
 HTTPS_PORT = 443
@@ -41,7 +41,7 @@ class _Place(NamedTuple):
 async def fetch_photo(url: str, config: FetchConfig, max_bytes: int, param: str) -> bytes:
     """The bytes behind `url`. Raises ApiError: `image_url` for one that is not to be asked, `image_fetch` for one that gave nothing,
     `body_too_large`."""
-    return await asyncio.to_thread(_fetch, url, config, max_bytes, param)
+    return await FETCHING.run(_fetch, url, config, max_bytes, param)
 
 
 def is_public(address: str) -> bool:

@@ -1,7 +1,8 @@
 """`Idempotency-Key`: a request that comes again with the same key gets the answer that it had, and is computed once.
 
 Each ingress replica remembers for itself, for a while, and answers only, so that what failed can be tried again. The same key with another
-request is a mistake of the client and is told so.
+request is a mistake of the client, and refused. What is remembered is bounded in number and bytes, and costs a request the same however
+much there is.
 """
 
 import asyncio
@@ -22,7 +23,10 @@ from serve.problems import ApiError, problem_response
 
 HEADER, REPLAYED_HEADER = "idempotency-key", "idempotent-replayed"
 KEPT_S = 600.0
-MAX_BYTES = 64_000_000  # of remembered answers
+MAX_BYTES = 64_000_000  # of remembered answers, with what Python needs for each
+MAX_ANSWERS = 20_000
+ANSWER_OVERHEAD_BYTES = 2_000  # of one answer without body and headers, measured: 1.5 kB
+HEADER_OVERHEAD_BYTES = 150
 _KEY = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -37,11 +41,13 @@ class _Remembered:
 
 
 class Idempotency:
-    """Remembers the answers to POST requests that carry a key; of each API key's name apart."""
+    """Remembers the answers to POST requests that carry a key, separately for each API key's name."""
 
     def __init__(self, app: ASGIApp, config: AppConfig, clock: Callable[[], float] = time.monotonic):
         self._app, self._config, self._clock = app, config, clock
-        self._remembered: OrderedDict[tuple[str, str], _Remembered] = OrderedDict()
+        self._running: dict[tuple[str, str], _Remembered] = {}
+        self._answered: OrderedDict[tuple[str, str], _Remembered] = OrderedDict()  # the oldest first
+        self._num_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         key = Headers(scope=scope).get(HEADER) if scope["type"] == "http" and scope["method"] == "POST" else None
@@ -60,25 +66,44 @@ class Idempotency:
     async def _answer(self, scope: Scope, receive: Receive, send: Send, key: str, body: bytes) -> list[Message]:
         """What is to be sent; nothing when this request was the first of its key and has been answered while it ran."""
         place, fingerprint = (scope["state"]["client"], key), _fingerprint(scope, body)
-        while (known := self._remembered.get(place)) is not None and self._clock() - known.started_s < KEPT_S:
+        while (known := self._find(place)) is not None:
             if known.fingerprint != fingerprint:
                 raise ApiError(422, "idempotency_key_reused", "Another request had this Idempotency-Key; take a new one for each request.")
             answer = await asyncio.shield(known.answer)
             if answer is not None:
+                scope["state"]["is_replay"] = True
                 return _replayed(answer)
-        mine = self._remembered[place] = _Remembered(fingerprint, self._clock())
-        self._remembered.move_to_end(place)
+        mine = self._running[place] = _Remembered(fingerprint, self._clock())
         messages: list[Message] | None = None
         try:
             messages = await self._run(scope, receive, send, body)
         finally:
-            if messages is None:
-                self._forget(place, mine)
-            else:
-                mine.num_bytes = sum(len(message.get("body", b"")) for message in messages)
-                self._forget_old()
+            del self._running[place]
+            if messages is not None:
+                self._remember(place, mine, messages)
             mine.answer.set_result(messages)
         return []
+
+    def _find(self, place: tuple[str, str]) -> _Remembered | None:
+        known = self._running.get(place) or self._answered.get(place)
+        return known if known is not None and self._clock() - known.started_s < KEPT_S else None
+
+    def _remember(self, place: tuple[str, str], mine: _Remembered, messages: list[Message]) -> None:
+        """Keep an answer, and forget the oldest beyond the time, the number or the bytes."""
+        if place in self._answered:
+            self._num_bytes -= self._answered.pop(place).num_bytes
+        headers = [header for message in messages for header in message.get("headers", ())]
+        mine.num_bytes = (ANSWER_OVERHEAD_BYTES + sum(len(message.get("body", b"")) for message in messages)
+                          + sum(len(name) + len(value) + HEADER_OVERHEAD_BYTES for name, value in headers))
+        self._answered[place] = mine
+        self._num_bytes += mine.num_bytes
+        while self._answered:
+            oldest, each = next(iter(self._answered.items()))
+            is_fresh = self._clock() - each.started_s < KEPT_S
+            if is_fresh and self._num_bytes <= MAX_BYTES and len(self._answered) <= MAX_ANSWERS:
+                break
+            del self._answered[oldest]
+            self._num_bytes -= each.num_bytes
 
     async def _run(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> list[Message] | None:
         """Sends the answer; returns its messages if it is one to be given again."""
@@ -98,19 +123,9 @@ class Idempotency:
 
         await self._app(scope, receive_body, send_and_keep)
         is_whole = bool(messages) and messages[0].get("status") == 200 and not messages[-1].get("more_body", False)
-        return messages if is_whole and "problem" not in scope["state"] else None
-
-    def _forget(self, place: tuple[str, str], mine: _Remembered) -> None:
-        if self._remembered.get(place) is mine:
-            del self._remembered[place]
-
-    def _forget_old(self) -> None:
-        """Answers beyond the time or the bytes, the oldest first."""
-        num_bytes = sum(each.num_bytes for each in self._remembered.values())
-        for place, each in list(self._remembered.items()):
-            if each.answer.done() and (self._clock() - each.started_s >= KEPT_S or num_bytes > MAX_BYTES):
-                num_bytes -= each.num_bytes
-                del self._remembered[place]
+        if not is_whole or "problem" in scope["state"]:
+            return None
+        return [messages[0], {"type": "http.response.body", "body": b"".join(each.get("body", b"") for each in messages[1:])}]
 
 
 def _fingerprint(scope: Scope, body: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
 
 from serve.access import KeyGuard
 from serve.adapters.huggingface import TaskRequest, add_huggingface_route
@@ -37,7 +38,8 @@ def build_api(config: AppConfig, model: Model, echo_request_id: bool = True) -> 
                            expose_headers=["idempotent-replayed", "retry-after", "x-request-id"])
     api.add_middleware(SecurityHeaders, is_tls=config.tls_key is not None)
     api.add_middleware(RequestGuard, echo_id=echo_request_id)
-    api.add_middleware(RequestMeter, meters=Meters())
+    paths: set[str] = set()
+    api.add_middleware(RequestMeter, meters=Meters(), paths=paths)
     install_error_handlers(api)
     awake = {each.model_name: each.health_check_timeout_s for each in config.models if each.autoscaling.min_replicas}
     watched = WatchedModel(model, awake)
@@ -49,5 +51,6 @@ def build_api(config: AppConfig, model: Model, echo_request_id: bool = True) -> 
     add_label_studio_routes(api, config, watched)
     add_roboflow_route(api, config, watched)
     add_page(api)
+    paths.update(route.path for route in api.routes if isinstance(route, APIRoute) and "{" not in route.path)
     document_by_hand(api, SegmentForm, SegmentRequest, SegmentPart, ChatRequest, ChatChunk, TaskRequest, PredictRequest, Problem)
     return api

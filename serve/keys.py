@@ -14,6 +14,7 @@ from pydantic import AwareDatetime, Field, PositiveFloat, PositiveInt
 from pixellm.settings import StrictModel, build_config
 
 PREFIX = "pxl_"
+MAX_CONCURRENT = 32  # of a key that `make_key` makes
 
 
 class ApiKey(StrictModel):
@@ -38,7 +39,7 @@ def hash_key(key: str) -> str:
 def make_key(name: str) -> tuple[str, ApiKey]:
     """A new key of 256 random bits, and its entry. Raises ConfigError for a name that cannot be one."""
     key = PREFIX + secrets.token_urlsafe(32)
-    return key, build_config(ApiKey, {"name": name, "sha256": hash_key(key)}, where="API key")
+    return key, build_config(ApiKey, {"name": name, "sha256": hash_key(key), "max_concurrent": MAX_CONCURRENT}, where="API key")
 
 
 def find_key(given: str, keys: Sequence[ApiKey]) -> ApiKey | None:

@@ -18,14 +18,18 @@ from starlette.types import Message
 
 from pixellm.errors import DeadlineError
 from pixellm.inference.config import AnswerOptions
+from pixellm.photo_headers import read_header
 from pixellm.photos import load_photo
 from serve.config import AppConfig
 from serve.fetch import fetch_photo
 from serve.messages import Ask, Event, Model
 from serve.model_config import ModelConfig
+from serve.pools import DECODING, PARSING
 from serve.problems import ApiError
 
 JSON = "application/json"
+# Values of a JSON body, by its commas, colons and brackets; base64 has none. pydantic builds an error of 2 kB for each wrong one.
+MAX_JSON_ITEMS = 20_000
 TIMEOUT_HEADER = "x-answer-timeout-s"
 T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -66,15 +70,18 @@ def _limited(request: Request, max_bytes: int) -> Request:
     return Request(request.scope, receive)
 
 
-async def read_json(request: Request, config: AppConfig, model: type[ModelT]) -> ModelT:
+async def read_json(request: Request, config: AppConfig, model: type[ModelT], max_items: int = MAX_JSON_ITEMS) -> ModelT:
     """The body as a `model`; ApiError for one that is too large, too slow, not JSON, or wrong."""
     if media_type(request) != JSON:
         raise ApiError(415, "body_format", f"The body is {media_type(request) or 'of no stated type'}; send {JSON}.")
-    return await asyncio.to_thread(parse_json, await receive(request, config, Request.body), model)
+    return await PARSING.run(parse_json, await receive(request, config, Request.body), model, max_items)
 
 
-def parse_json(data: bytes, model: type[ModelT]) -> ModelT:
-    """Raises ApiError that says what is wrong with the first wrong field."""
+def parse_json(data: bytes, model: type[ModelT], max_items: int = MAX_JSON_ITEMS) -> ModelT:
+    """Raises ApiError that says what is wrong with the first wrong field, and `json_too_complex` before anything is built."""
+    num_items = sum(map(data.count, (b",", b":", b"[", b"{")))
+    if num_items > max_items:
+        raise ApiError(413, "json_too_complex", f"The JSON has about {num_items:,} values, at most {max_items:,} are allowed.")
     try:
         return model.model_validate_json(data, strict=True)
     except ValidationError as error:
@@ -112,12 +119,15 @@ async def read_image(given: str, config: AppConfig, param: str = "image") -> byt
     """A photo's bytes from base64, a `data:` URL or, where the deployment fetches, an https URL. Raises ApiError, as its parts do."""
     if config.fetch and given[:8].lower().startswith(("http://", "https://")):
         return await fetch_photo(given, config.fetch, config.max_body_bytes, param)
-    return await asyncio.to_thread(decode_base64, given, param)
+    return await PARSING.run(decode_base64, given, param)
 
 
-async def read_photo(data: bytes, config: AppConfig) -> np.ndarray:
-    """uint8 (H, W, 3), RGB, upright. Raises what `load_photo` raises."""
-    return await asyncio.to_thread(lambda: np.asarray(load_photo(data, config.photo_limits)))
+async def read_photo(data: bytes, config: AppConfig, request: Request) -> np.ndarray:
+    """uint8 (H, W, 3), RGB, upright. Raises what `load_photo` raises, and the 503 of a server that holds photos enough."""
+    height, width = (await PARSING.run(read_header, data)).stored_hw
+    if height * width <= config.max_pixels:  # else `load_photo` refuses it
+        request.state.photo_place.enter(height * width)
+    return await DECODING.run(lambda: np.asarray(load_photo(data, config.photo_limits)))
 
 
 def checked_question(question: str, config: AppConfig, param: str = "question") -> str:

@@ -4,6 +4,7 @@ They hold counts, times and slugs: nothing of a photo or a question.
 """
 
 import time
+from collections.abc import Container
 from typing import Any, NamedTuple
 
 from ray.util.metrics import Counter, Gauge, Histogram
@@ -24,7 +25,8 @@ SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60]
 METRICS = {
     "pixellm_serve_requests": MetricSpec(Counter, "requests that were answered", ("route", "status")),
     "pixellm_serve_request_seconds": MetricSpec(Histogram, "from a request's arrival to the end of its answer", ("route",)),
-    "pixellm_serve_rejections": MetricSpec(Counter, "requests that got a problem, by its code", ("reason",)),
+    "pixellm_serve_rejections": MetricSpec(Counter, "requests that got a problem, by its code", ("route", "reason")),
+    "pixellm_serve_replays": MetricSpec(Counter, "requests that got the answer of an earlier one with their Idempotency-Key", ("route",)),
     "pixellm_serve_first_mask_seconds": MetricSpec(Histogram, "from a replica's taking a streamed question to its first mask"),
     "pixellm_serve_answer_seconds": MetricSpec(Histogram, "from a replica's taking a question to its whole answer"),
     "pixellm_serve_answers": MetricSpec(Counter, "questions that were answered, by how the answer ended", ("finish_reason",)),
@@ -69,10 +71,13 @@ class Meters:
 
 
 class RequestMeter:
-    """Counts requests by route and status, and problems by code; the layer before all others."""
+    """Counts requests by route and status, and problems by code; the layer before all others.
 
-    def __init__(self, app: ASGIApp, meters: Meters):
-        self._app, self._meters = app, meters
+    `paths` are those of the app without parameters: a request that a layer answers before it is routed counts under its path.
+    """
+
+    def __init__(self, app: ASGIApp, meters: Meters, paths: Container[str] = ()):
+        self._app, self._meters, self._paths = app, meters, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -88,8 +93,10 @@ class RequestMeter:
         try:
             await self._app(scope, receive, send_and_see)
         finally:
-            route = getattr(scope.get("route"), "path", "other")
+            route = getattr(scope.get("route"), "path", None) or (scope["path"] if scope["path"] in self._paths else "other")
             self._meters.count("requests", route=route, status=status)
             self._meters.observe("request_seconds", time.monotonic() - scope["state"]["arrived_s"], route=route)
             if reason := scope["state"].get("problem"):
-                self._meters.count("rejections", reason=reason)
+                self._meters.count("rejections", route=route, reason=reason)
+            if scope["state"].get("is_replay"):
+                self._meters.count("replays", route=route)

@@ -1,7 +1,7 @@
 """What goes over the wire: the JSON request, the answer, a problem. Sizes, boxes and areas refer to the upright photo (after EXIF)."""
 
 import uuid
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, Field
 
@@ -13,11 +13,15 @@ if TYPE_CHECKING:
     from pixellm.inference.segmentation import Segmentation, Target
 
 
+MAX_QUESTIONS = 1024  # longer lists are refused unread; `max_questions` is what is answered
+
+
 class SegmentFields(StrictModel):
     """What is asked about a photo, and how the answer is to come."""
 
-    question: str | list[str] = Field(description="What to answer and to point at; several questions about the photo give `answers`.",
-                                      examples=["Which of these can roll?"])
+    question: str | Annotated[list[str], Field(max_length=MAX_QUESTIONS)] = Field(
+        description="What to answer and to point at; several questions about the photo give `answers`.",
+        examples=["Which of these can roll?"])
     max_new_tokens: int | None = Field(default=None, ge=1, description="Longest answer in tokens; the server's limit when left out.")
     format: Literal["rle", "polygons", "png", "label_map"] = Field(default="rle", description=(
         "Form of the masks: COCO's compressed RLE, polygons without holes, a PNG each, or one PNG in which the pixels of mask 0 have the "

@@ -26,6 +26,7 @@ from serve.limits import (
 from serve.messages import Ask, Event, Model
 from serve.openapi import problem_responses, query_parameters, ref, request_body
 from serve.outputs import MaskFormat, to_answer_format, to_format
+from serve.pools import PARSING
 from serve.problems import ApiError
 from serve.schemas import Mask, SegmentAnswers, SegmentFields, SegmentForm, SegmentPart, SegmentRequest, SegmentResponse
 from serve.streams import EVENT_STREAM, event_stream, server_sent_event
@@ -55,7 +56,7 @@ def add_segment_route(api: FastAPI, config: AppConfig, model: Model) -> None:
         chosen = checked_model(fields.model, config)
         limit = checked_limit(fields.max_new_tokens, chosen)
         image = body.image if isinstance(body.image, bytes) else await read_image(body.image, config)
-        pixels = await read_photo(image, config)
+        pixels = await read_photo(image, config, request)
         events = in_time(model, Ask(pixels, questions, limit, answer_options(request, config), fields.stream, chosen.model_name))
         if fields.stream:
             return await event_stream(_parts(events, fields.format), request)  # type: ignore[return-value]
@@ -91,7 +92,7 @@ async def _read_body(request: Request) -> _Body:
     if kind == FORM:
         return await _read_form(request)
     if kind == JSON:
-        fields = await asyncio.to_thread(parse_json, await request.body(), SegmentRequest)
+        fields = await PARSING.run(parse_json, await request.body(), SegmentRequest)
         return _Body(fields.image, fields)
     raise ApiError(415, "body_format", f"The body is {kind or 'of no stated type'}; send {FORM}, {JSON} or a photo.",
                    headers={"accept-post": f"{FORM}, {JSON}, {IMAGE}"})

@@ -14,6 +14,7 @@ from serve.limits import JSON, decode_base64, media_type, parse_json, receive
 from serve.messages import Model
 from serve.openapi import problem_responses, ref, request_body
 from serve.outputs import to_format
+from serve.pools import PARSING
 
 
 class TaskParameters(BaseModel):
@@ -44,9 +45,9 @@ def add_huggingface_route(api: FastAPI, config: AppConfig, model: Model) -> None
         data = await receive(request, config, Request.body)
         threshold = None
         if media_type(request) == JSON:
-            body = await asyncio.to_thread(parse_json, data, TaskRequest)
+            body = await PARSING.run(parse_json, data, TaskRequest)
             threshold = body.parameters.threshold if body.parameters else None
-            data = await asyncio.to_thread(decode_base64, body.inputs, "inputs")
+            data = await PARSING.run(decode_base64, body.inputs, "inputs")
         answer = await answer_question(request, data, question, config, model)
         kept = [mask for mask in answer.masks if threshold is None or mask.score >= threshold]
         encoded = [(await asyncio.to_thread(to_format, mask, "png")).segmentation for mask in kept]

@@ -19,11 +19,13 @@ from serve.config import AppConfig
 from serve.limits import JSON, read_image, read_json
 from serve.messages import Model
 from serve.openapi import problem_responses, ref, request_body
+from serve.pools import PARSING
 from serve.problems import ApiError
 from serve.schemas import Mask, SegmentResponse
 
 PREFIX = "/adapters/label_studio"
 MAX_TASKS = 1000  # longer lists are refused unread; `max_questions` is what is answered
+MAX_TASK_ITEMS = 1_000_000  # tasks and regions come with the brush masks that people drew, a number for each byte
 MAX_CONFIG_CHARS = 65_536  # a project's XML has some hundred
 BYTES_PER_NUMBER = 5  # of an answer, which writes each byte of a mask as a JSON number and a comma
 
@@ -111,11 +113,11 @@ def add_label_studio_routes(api: FastAPI, config: AppConfig, model: Model) -> No
     @api.post(f"{PREFIX}/predict", summary="Brush masks for Label Studio's tasks", responses=problem_responses(404),
               openapi_extra=request_body({JSON: ref(PredictRequest)}))
     async def predict(request: Request) -> Predictions:
-        body = await read_json(request, config, PredictRequest)
+        body = await read_json(request, config, PredictRequest, MAX_TASK_ITEMS)
         if len(body.tasks) > config.max_questions:
             detail = f"There are {len(body.tasks)} tasks, at most {config.max_questions} are allowed."
             raise ApiError(422, "tasks_too_many", detail, "tasks")
-        tags = await asyncio.to_thread(read_label_config, body.label_config)
+        tags = await PARSING.run(read_label_config, body.label_config)
         context = body.params.context if body.params else None
 
         async def answer(task: Task) -> Prediction:

@@ -3,7 +3,6 @@
 The shape has no question: it is the query parameter `question`, `/adapters/roboflow?question=…`. Masks come as COCO RLE, exact.
 """
 
-import asyncio
 
 from fastapi import FastAPI, Query, Request
 from pydantic import BaseModel, Field
@@ -13,6 +12,7 @@ from serve.config import AppConfig
 from serve.limits import decode_base64, media_type, receive
 from serve.messages import Model
 from serve.openapi import problem_responses, request_body
+from serve.pools import PARSING
 from serve.schemas import Rle, SegmentResponse
 
 TEXT = "application/x-www-form-urlencoded"  # by which Roboflow's clients call the bare base64 text that they send
@@ -51,7 +51,7 @@ def add_roboflow_route(api: FastAPI, config: AppConfig, model: Model) -> None:
     async def infer(request: Request, question: str = Query(description="What to answer and to point at.")) -> Inference:
         data = await receive(request, config, Request.body)
         if media_type(request) == TEXT:
-            data = await asyncio.to_thread(lambda: decode_base64(data.decode("ascii", "replace"), "body"))
+            data = await PARSING.run(lambda: decode_base64(data.decode("ascii", "replace"), "body"))
         return to_inference(await answer_question(request, data, question, config, model))
 
 

@@ -28,12 +28,12 @@ def photo(tmp_path):
 
 def test_it_prints_the_answer_and_writes_the_picture(server, photo, tmp_path, capsys):
     output = tmp_path / "new" / "answer.png"
-    ask.main([f"image={photo}", "question=Which half?", f"output={output}", "url=http://test/"])
+    ask.main([f"image={photo}", "question=Which half?", f"output={output}", "url=http://localhost/"])
     printed = capsys.readouterr().out
     assert "answer It is the left half" in printed and "400 pixels" in printed and "1 masks" in printed
     with Image.open(output) as picture:
         assert picture.format == "PNG" and picture.width == 768
-    assert str(server[0].url) == "http://test/v1/segment"
+    assert str(server[0].url) == "http://localhost/v1/segment"
 
 
 @pytest.mark.parametrize("more, message", [
@@ -42,7 +42,7 @@ def test_it_prints_the_answer_and_writes_the_picture(server, photo, tmp_path, ca
 ])
 def test_the_servers_own_words_are_shown(server, photo, tmp_path, more, message):
     with pytest.raises(SystemExit, match=message):
-        ask.main([f"image={photo}", f"output={tmp_path / 'a.png'}", "url=http://test", *more])
+        ask.main([f"image={photo}", f"output={tmp_path / 'a.png'}", "url=http://localhost", *more])
     assert not (tmp_path / "a.png").exists()
 
 

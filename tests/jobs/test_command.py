@@ -28,7 +28,7 @@ def test_a_server_answers(photo, tmp_path, monkeypatch, capsys):
     transport = ApiTransport(build_api(CONFIG, RuleModel()))
     monkeypatch.setattr(command, "Client", functools.partial(Client, transport=transport))
     out, answer = tmp_path / "a.png", tmp_path / "a.json"
-    command.main(["segment", photo, "Which half?", "--model", "http://test", "--out", str(out), "--json", str(answer)])
+    command.main(["segment", photo, "Which half?", "--model", "http://localhost", "--out", str(out), "--json", str(answer)])
     assert "answer It is the left half." in capsys.readouterr().out
     with Image.open(out) as picture:
         assert picture.format == "PNG"

@@ -70,6 +70,12 @@ def report_of(folder: Path) -> dict:
     return json.loads((folder / "out/curation.json").read_text())
 
 
+def with_other(given: list[str], argument: str) -> list[str]:
+    """`given` with `argument` in place of the one of the same key."""
+    key = argument.partition("=")[0]
+    return [each for each in given if each.partition("=")[0] != key] + [argument]
+
+
 @pytest.mark.parametrize("pipeline", ["v1", "v2"])
 def test_shapes_become_shards_that_training_reads(pipeline: str, scenes: str, endpoint: Endpoint, tmp_path: Path, capsys) -> None:
     job.main(arguments(endpoint, scenes, tmp_path, pipeline=pipeline))
@@ -131,7 +137,7 @@ def test_a_killed_job_pays_for_nothing_again_and_a_rerun_for_nothing_at_all(scen
     muse, attempts = (tmp_path / "out/muse_train.json").read_bytes(), sum(endpoint.attempts.values())
     job.main([*given, "num_examples=1"])
     assert sum(endpoint.attempts.values()) == attempts and read_manifest(str(tmp_path / "out")).shards == manifest.shards
-    job.main([*(each for each in given if not each.startswith("output=")), f"output={tmp_path}/elsewhere"])
+    job.main(with_other(given, f"output={tmp_path}/elsewhere"))
     assert sum(endpoint.attempts.values()) == attempts and (tmp_path / "elsewhere/muse_train.json").read_bytes() == muse
 
 
@@ -185,15 +191,15 @@ def test_a_photo_that_the_endpoint_fails_on_is_tried_by_the_next_run(scenes: str
 def test_slips_end_the_job_with_one_line(scenes: str, endpoint: Endpoint, tmp_path: Path, capsys, monkeypatch) -> None:
     given = arguments(endpoint, scenes, tmp_path)
     with pytest.raises(SystemExit, match=r"no manifest\.json"):
-        job.main([each for each in given if not each.startswith("shards=")] + [f"shards={tmp_path}"])
+        job.main(with_other(given, f"shards={tmp_path}"))
     with pytest.raises(SystemExit, match="answered 404"):
-        job.main([*given, f"vision.url={endpoint.url}/nowhere"])
+        job.main(with_other(given, f"vision.url={endpoint.url}/nowhere"))
     monkeypatch.delenv(KEY_VARIABLE)
     with pytest.raises(SystemExit, match=f"{KEY_VARIABLE} holds no key"):
         job.main(given)
     for wrong, message in (("pipeline=v1", "language: pipeline=v1 needs it"), ("visoin.url=x", "did you mean 'vision'")):
         with pytest.raises(SystemExit):
-            job.main([*given, wrong])
+            job.main(with_other(given, wrong))
         assert message in capsys.readouterr().err
 
 

@@ -129,7 +129,7 @@ def session(use, model, config, client=("127.0.0.1", 1)):
     """What `use(client)` gives, with requests from the address `client` that all reach one API."""
     async def run():
         transport = httpx.ASGITransport(build_api(config, model), client=client)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             return await use(http)
 
     return asyncio.run(run())
@@ -190,3 +190,45 @@ def test_other_sites_may_ask_only_where_they_are_named():
     for refused in (call("OPTIONS", "/v1/segment", config=config, headers=preflight | {"origin": "https://evil.example"}),
                     call("OPTIONS", "/v1/segment", config=GUARDED, headers=preflight)):
         assert refused.status_code in (400, 401) and "access-control-allow-origin" not in refused.headers
+
+
+@pytest.mark.parametrize("path", sorted(OPEN_PATHS | {"/web/page.js"}))
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+def test_open_paths_are_read_only_and_take_no_place(path, method):
+    """A slow body to a health check held a place of the admission: 64 of them denied everybody, without a key."""
+    async def never():
+        raise AssertionError("the body was read")
+        yield b""
+
+    response = session(lambda http: http.request(method, path, content=never(), headers={"idempotency-key": "k"}), RuleModel(), GUARDED)
+    assert_problem(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize("host, status", [
+    ("localhost", 200), ("localhost:8000", 200), ("127.0.0.1:8000", 200), ("[::1]:8000", 200), ("127.9.9.9", 200), ("a.localhost", 200),
+    ("proxy.lan", 200), ("evil.example", 403), ("127.0.0.1.evil.example", 403), ("localhost.evil.example:8000", 403), ("10.0.0.5", 403),
+    ("", 403), ("[::1", 403), ("evil.example@localhost:1", 200)])
+def test_without_keys_the_host_is_a_name_of_this_machine(host, status):
+    config = CONFIG.model_copy(update={"allowed_hosts": ("proxy.lan",)})
+    response = session(lambda http: http.get("/v1/models", headers={"host": host}), RuleModel(), config)
+    assert response.status_code == status
+    assert session(lambda http: http.get("/v1/models", headers={"host": host, **bearer("alice")}), RuleModel(), GUARDED).status_code == 200
+
+
+@pytest.mark.parametrize("origin, status", [
+    ("http://localhost", 200), ("https://photos.example.com", 200), ("http://evil.example", 403), ("null", 403),
+    ("http://localhost:81", 403)])
+def test_without_keys_a_page_of_elsewhere_may_not_ask(origin, status):
+    config = CONFIG.model_copy(update={"cors_origins": ("https://photos.example.com",)})
+    response = session(lambda http: http.post("/v1/segment", headers={"origin": origin}, **as_form(photo_bytes())), RuleModel(), config)
+    assert response.status_code == status
+
+
+@pytest.mark.parametrize("name", ["authorization", "x-api-key", "x-request-id", "idempotency-key", "x-answer-timeout-s", "content-type",
+                                  "origin", "host", "accept", "content-length"])
+def test_headers_that_are_not_utf8_are_the_clients_mistake(name):
+    for config in (CONFIG, GUARDED):
+        headers = [(name.encode(), b"\xff\xfe\x80")]
+        response = session(lambda http: http.post("/v1/segment", headers=headers, content=b"x"), RuleModel(), config)  # noqa: B023
+        assert 400 <= response.status_code < 500

@@ -35,7 +35,7 @@ def with_client(use, model=None, max_retries: int = 0):
     async def run():
         transport = httpx.ASGITransport(build_api(CONFIG, model or RuleModel()))
         async with httpx.AsyncClient(transport=transport) as http:
-            return await use(openai.AsyncOpenAI(base_url="http://test/v1", api_key="none", http_client=http, max_retries=max_retries))
+            return await use(openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="none", http_client=http, max_retries=max_retries))
 
     return asyncio.run(run())
 

@@ -29,7 +29,7 @@ def waits(monkeypatch):
 
 
 def build_client(model=None) -> Client:
-    return Client("http://test/", transport=ApiTransport(build_api(CONFIG, model or RuleModel())))
+    return Client("http://localhost/", transport=ApiTransport(build_api(CONFIG, model or RuleModel())))
 
 
 def flaky(*answers):
@@ -45,7 +45,7 @@ def flaky(*answers):
         status, headers = answer
         return httpx.Response(status, headers={"content-type": "text/plain"} | headers, text="Internal Server Error")
 
-    return Client("http://test", transport=httpx.MockTransport(respond), max_retries=2), waiting
+    return Client("http://localhost", transport=httpx.MockTransport(respond), max_retries=2), waiting
 
 
 def test_every_kind_of_photo(tmp_path):
@@ -118,18 +118,18 @@ def test_a_text_may_hold_any_letter(text, chunk_bytes):
     data = f"event: text\ndata: {json}\n\n: a comment\r\nevent: text\r\ndata:{json}\r\n\r\n".encode()
     chunks = [data[start:start + chunk_bytes] for start in range(0, len(data), chunk_bytes)]
     transport = httpx.MockTransport(lambda _: httpx.Response(200, content=iter(chunks)))
-    parts = list(Client("http://test", transport=transport).stream(PNG, ["Which half?"]))
+    parts = list(Client("http://localhost", transport=transport).stream(PNG, ["Which half?"]))
     assert [each.text for each in parts] == [text, text]
 
 
 def test_what_is_no_answer_of_ours_is_named():
-    client = Client("http://test", transport=httpx.MockTransport(lambda _: httpx.Response(200, text="<html>log in</html>")))
-    with pytest.raises(ServerError, match=r"http://test sent something else .*; does the address"):
+    client = Client("http://localhost", transport=httpx.MockTransport(lambda _: httpx.Response(200, text="<html>log in</html>")))
+    with pytest.raises(ServerError, match=r"http://localhost sent something else .*; does the address"):
         client.segment(PNG, "Which half?")
 
 
 def test_problems_are_errors_with_the_servers_words():
-    with pytest.raises(ServerError, match="http://test answered 422: the photo is refused") as error:
+    with pytest.raises(ServerError, match="http://localhost answered 422: the photo is refused") as error:
         build_client().segment(PNG, "refuse")
     assert (error.value.status, error.value.code) == (422, "photo_unreadable")
 

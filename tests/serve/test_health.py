@@ -16,7 +16,7 @@ from tests.serve.test_ingress import CONFIG, Raising, as_form, assert_problem, c
 def session(use, model):
     """What `use(client)` gives, with a client whose requests all reach one API."""
     async def run():
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(build_api(CONFIG, model)), base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(build_api(CONFIG, model)), base_url="http://localhost") as client:
             return await use(client)
 
     return asyncio.run(run())

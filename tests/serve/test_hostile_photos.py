@@ -85,7 +85,7 @@ def check(number: int, seed: int) -> tuple[int, float, int]:
     async def run():
         transport = httpx.ASGITransport(build_api(CONFIG, RuleModel()))
         num_answers, longest_s = 0, 0.0
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             await client.post("/v1/segment", **as_form(photo_bytes("JPEG")))
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             for data, is_bad in hostile_photos(number, seed):
@@ -128,7 +128,7 @@ def test_all_orientations_in_all_formats(image_format, orientation):
     model = RuleModel()
 
     async def run():
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(build_api(CONFIG, model)), base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(build_api(CONFIG, model)), base_url="http://localhost") as client:
             return await client.post("/v1/segment", **as_form(encode(photo, image_format, exif=exif, **options)))
 
     response = asyncio.run(run())
@@ -148,7 +148,7 @@ def test_odd_modes_in_png(mode):
     model = RuleModel()
 
     async def run():
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(build_api(CONFIG, model)), base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(build_api(CONFIG, model)), base_url="http://localhost") as client:
             return await client.post("/v1/segment", **as_form(data))
 
     assert asyncio.run(run()).status_code == 200 and model.asks[0].pixels.shape[2] == 3

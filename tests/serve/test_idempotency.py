@@ -104,3 +104,18 @@ def test_answers_are_forgotten_by_age_and_by_size(monkeypatch):
 def test_odd_keys_and_large_bodies_get_their_problems():
     assert_problem(call("POST", "/v1/segment", headers={"idempotency-key": "x" * 129}, **as_json(PNG)), 422, "idempotency_key_invalid")
     assert_problem(call("POST", "/v1/segment", headers={"idempotency-key": "k"}, **as_form(b"x" * 300_000)), 413, "body_too_large")
+
+
+def test_what_is_remembered_is_bounded_in_number_and_bytes(monkeypatch):
+    """12,000 answers cost each further request 34 ms of the event loop, and took 232 MB where 4.8 were counted."""
+    store = idempotency.Idempotency(None, CONFIG, clock=lambda: 0.0)
+    monkeypatch.setattr(idempotency, "MAX_ANSWERS", 50)
+
+    async def run():
+        for number in range(200):
+            mine = idempotency._Remembered(b"", 0.0)
+            store._remember(("", str(number)), mine, [{"headers": [(b"a", b"b")]}, {"body": b"x" * number}])
+
+    asyncio.run(run())
+    assert [int(key) for _, key in store._answered] == list(range(150, 200))
+    assert store._num_bytes == sum(each.num_bytes for each in store._answered.values()) > 50 * idempotency.ANSWER_OVERHEAD_BYTES

@@ -42,7 +42,7 @@ def as_form(data: bytes, question: str | None = "Which half?", **more) -> dict:
 def call(method: str, path: str, model=None, config: AppConfig = CONFIG, **request) -> httpx.Response:
     async def run() -> httpx.Response:
         transport = httpx.ASGITransport(build_api(config, model or RuleModel()))
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.request(method, path, **request)
 
     return asyncio.run(run())
@@ -266,7 +266,7 @@ def test_health_is_answered_while_photos_decode(monkeypatch):
     monkeypatch.setattr("serve.limits.load_photo", lambda data, limits: release.wait(10) and Image.new("RGB", (4, 4)))
 
     async def run():
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(build_api(CONFIG, RuleModel())), base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(build_api(CONFIG, RuleModel())), base_url="http://localhost") as client:
             waiting = asyncio.create_task(client.post("/v1/segment", **as_form(PNG)))
             await asyncio.sleep(0.1)
             health = await client.get("/healthz")

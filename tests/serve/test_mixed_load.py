@@ -68,7 +68,7 @@ def compare(number: int) -> None:
 
     async def run():
         transport = httpx.ASGITransport(build_api(config, model))
-        async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=None) as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=None) as client:
             places = asyncio.Semaphore(AT_A_TIME)
 
             async def post(index: int, way: int):

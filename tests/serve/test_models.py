@@ -108,7 +108,7 @@ def test_requests_and_rejections_are_counted_by_route_status_and_reason(told):
 
 def test_a_stream_that_breaks_is_a_rejection_too(told):
     call("POST", "/v1/segment", **as_form(PNG, "poison", stream="true"))
-    assert [tags for _, tags in told["pixellm_serve_rejections"]] == [{"reason": "model_failed"}]
+    assert [tags for _, tags in told["pixellm_serve_rejections"]] == [{"route": "/v1/segment", "reason": "model_failed"}]
 
 
 def test_a_replica_tells_answers_times_and_its_engine(told):

@@ -18,7 +18,7 @@ def test_every_file_has_its_type_and_comes_once():
     add_page(api)
 
     async def run() -> None:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost") as client:
             for path in ["/", *(f"/web/{name}" for name in FILES)]:
                 response = await client.get(path)
                 assert response.status_code == 200
