@@ -21,6 +21,7 @@ QUARTER_TURNS = (5, 6, 7, 8)  # orientations that exchange height and width
 MAX_SCANS = 32
 MAX_SEGMENTS = 4096  # of a JPEG; the longest seen are depth maps and thermal data in some hundred segments of 64 KB
 MAX_CHUNKS = 100_000  # of a PNG or WebP; libpng writes 50 megapixels in 18,000 chunks of 8 KB
+SEARCHED_BYTES = 1 << 20
 MAX_PROFILE_BYTES = 1 << 20  # of a PNG's colour profile, unpacked; Pillow's limit
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -111,7 +112,7 @@ def _read_jpeg(data: bytes) -> PhotoHeader:
 def _jpeg_segments(data: bytes, place: int = 2) -> Iterator[tuple[int, int, int]]:
     """Marker, start and end of each segment from `place` on, `_EOI` last; entropy-coded data between them is skipped."""
     for _ in range(MAX_SEGMENTS):
-        if not (found := _MARKER.search(data, place)):
+        if not (found := _find_marker(data, place)):
             return
         marker, place = data[found.start() + 1], found.end()
         if marker in _ALONE:
@@ -122,6 +123,14 @@ def _jpeg_segments(data: bytes, place: int = 2) -> Iterator[tuple[int, int, int]
         if marker == _EOI:
             return
     raise InputError("photo_too_complex", f"the JPEG has more than {MAX_SEGMENTS:,} segments; save it again")
+
+
+def _find_marker(data: bytes, place: int) -> re.Match[bytes] | None:
+    """The next marker, looked for piece by piece: a search is one call that no other thread of Python interrupts."""
+    for start in range(place, len(data), SEARCHED_BYTES):
+        if found := _MARKER.search(data, start, start + SEARCHED_BYTES + 1):
+            return found
+    return None
 
 
 def _end_of_scans(data: bytes, start: int, max_scans: int) -> int:

@@ -1,6 +1,6 @@
 """OpenAI's chat completions on the wire, as far as they mean something here, with masks in `message.masks` and `delta.masks`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -45,8 +45,16 @@ class StreamOptions(_Open):
     include_usage: bool = False
 
 
+class ResponseFormat(_Open):
+    type: Literal["text"]
+
+
 class ChatRequest(_Open):
-    """A conversation about a photo, whose last message is a question."""
+    """A conversation about a photo, whose last message is a question.
+
+    A parameter of OpenAI's that would change the answer, and that this server has not, is refused by its name; a value of it that changes
+    nothing is taken, and so is any parameter that is not known here.
+    """
 
     model: str = Field(description="A name that `/v1/models` lists.")
     messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_ITEMS)
@@ -60,6 +68,19 @@ class ChatRequest(_Open):
     n: Literal[1] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = Field(default=None, description="`text` only: answers are sentences with masks.")
+    tools: list[Any] | None = Field(default=None, max_length=0, description="None: the model calls no functions.")
+    functions: list[Any] | None = Field(default=None, max_length=0, description="None, as `tools`.")
+    tool_choice: Literal["none", "auto"] | None = Field(default=None, description="Nothing is called either way.")
+    function_call: Literal["none", "auto"] | None = None
+    logprobs: Literal[False] | None = Field(default=None, description="Not returned.")
+    top_logprobs: Literal[0] | None = None
+    logit_bias: dict[str, float] | None = Field(default=None, max_length=0)
+    presence_penalty: float | None = Field(default=None, ge=0, le=0)
+    frequency_penalty: float | None = Field(default=None, ge=0, le=0)
+    modalities: list[Literal["text"]] | None = Field(default=None, max_length=1)
+    audio: None = None
+    prediction: None = None
 
 
 class GroundedText(BaseModel):

@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.requests import Request
 
 from pixellm.data.collate import Collator
 from pixellm.data.schema import read_photo_info, validate_row
@@ -17,6 +18,7 @@ from pixellm.errors import InputError, RowError
 from pixellm.model.processing_pixellm import PixelLMImageProcessor
 from pixellm.photo_headers import MAX_CHUNKS, MAX_SCANS, MAX_SEGMENTS, exif_orientation, read_header
 from pixellm.photos import load_photo, upright_rgb
+from serve.admission import PhotoPlace, PixelBudget
 from serve.config import AppConfig
 from serve.limits import read_photo
 from tests.data.rows import make_row
@@ -65,9 +67,10 @@ def every_path(data: bytes) -> list[tuple[int, int] | str]:
         read_photo_info(shrink_row(make_row(**row | {"height": 50, "width": 50}), 49)["image"])
         return height, width
 
+    request = Request({"type": "http", "state": {"photo_place": PhotoPlace(PixelBudget(10**9))}})
     for path in (lambda: read_photo_info(data).size_hw, lambda: validate_row(row) or (height, width), shrink,
                  lambda: collator.build_example(StreamedRow(row, 0, "a")).photo.size[::-1], lambda: load_photo(data).size[::-1],
-                 lambda: asyncio.run(read_photo(data, AppConfig(model="tiny"))).shape[:2]):
+                 lambda: asyncio.run(read_photo(data, AppConfig(model="tiny"), request)).shape[:2]):
         try:
             found.append(path())
         except (InputError, RowError) as error:

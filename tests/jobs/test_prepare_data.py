@@ -58,7 +58,7 @@ def test_a_dry_run_says_what_is_missing_and_writes_nothing(tmp_path: Path, capsy
         prepare_data.main(arguments)
     said = capsys.readouterr().out
     assert ended.value.code == 1 and "set aside, photo_missing: 1, such as image 2: no 2.jpg below" in said
-    assert "it would stop: 1 of 4 rows" in said and not (tmp_path / "out").exists()
+    assert "it would stop: 1 of 4 photos" in said and not (tmp_path / "out").exists()
     with pytest.raises(SystemExit, match=r"missing: annotations .*none_val.json"):
         prepare_data.main([*(each for each in arguments if "annotations=" not in each), f"annotations={tmp_path}/none_val.json"])
     with pytest.raises(SystemExit, match="give the URI of the folder of shards, or dry_run=true"):

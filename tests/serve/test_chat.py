@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+from urllib.parse import quote
 
 import httpx
 import openai
@@ -15,6 +16,7 @@ from serve.chat import to_grounding
 from serve.chat_schemas import ChatMessage
 from serve.conversations import _text
 from serve.ingress import build_api
+from serve.limits import decode_base64
 from serve.problems import ApiError
 from serve.schemas import Mask
 from tests.serve.doubles import RuleModel
@@ -222,3 +224,44 @@ def test_spans_are_put_in_one_pass_and_lists_are_bounded():
         ChatMessage.model_validate({"role": "assistant", "content": "ab", "masks": masks * 2})
     with pytest.raises(ValidationError):
         ChatMessage.model_validate({"role": "user", "content": [{"type": "text", "text": "a"}] * 2000})
+
+
+REFUSED = {
+    "response_format": {"type": "json_object"}, "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+    "tool_choice": "required", "logprobs": True, "top_logprobs": 3, "n": 2, "logit_bias": {"50256": -100}, "presence_penalty": 0.5,
+    "frequency_penalty": -0.5, "modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}, "functions": [{"name": "f"}],
+    "prediction": {"type": "content", "content": "a"}}
+HARMLESS = {
+    "response_format": {"type": "text"}, "tools": [], "tool_choice": "auto", "logprobs": False, "n": 1, "logit_bias": {},
+    "presence_penalty": 0,
+    "frequency_penalty": 0, "modalities": ["text"], "parallel_tool_calls": True, "service_tier": "auto", "store": False, "user": "u",
+    "metadata": {"a": "b"}}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_parameter_that_would_change_the_answer_is_refused_by_its_name(name):
+    async def use(client):
+        return await client.chat.completions.create(model="test", messages=[user("Which?", PHOTO)], **{name: REFUSED[name]})
+
+    with pytest.raises(openai.UnprocessableEntityError) as error:
+        with_client(use)
+    assert error.value.param == name and error.value.code == f"{name}_invalid" and name in error.value.message
+
+
+def test_values_that_change_nothing_are_taken():
+    async def use(client):
+        return await client.chat.completions.create(model="test", messages=[user("Which?", PHOTO)], **HARMLESS)
+
+    assert with_client(use).choices[0].message.content
+
+
+@pytest.mark.parametrize("url", [
+    "DATA:image/png;BASE64,{}", "data:image/png;charset=utf-8;base64,{}", "data:;base64,{}", "{}", "data:image/png;base64, {}\n"])
+@pytest.mark.parametrize("write", [
+    lambda data: base64.b64encode(data).decode(), lambda data: base64.urlsafe_b64encode(data).decode().rstrip("="),
+    lambda data: quote(base64.b64encode(data).decode(), safe=""), lambda data: base64.encodebytes(data).decode()])
+def test_base64_in_the_ways_that_clients_write_it(url, write):
+    given = url.format(write(PNG))
+    if "%" in given and not given.lower().startswith("data:"):
+        pytest.skip("only a URL is percent-encoded")
+    assert decode_base64(given) == PNG
