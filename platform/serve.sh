@@ -1,9 +1,12 @@
 # Sourced before `ray start` on each node that is to serve: HAProxy in front of the ingress replicas, which asks another one where a
-# replica is lost before it answered. `option http-buffer-request` is a line of HAProxy's own that Ray has no variable for: without it a
-# request whose body is still on its way when its replica dies cannot be asked again. Bodies up to the buffer's size can; a busy
-# connection holds two buffers, so 1,024 of them take up to 8.6 GB.
+# replica is lost before it answered, and bounds what clients without a key can hold (haproxy.sh). A request can be asked again where its
+# body fits the buffer; one that is read or answered holds up to two buffers.
 export RAY_SERVE_ENABLE_HA_PROXY=1
-export RAY_SERVE_HAPROXY_RETRY_ON=$'conn-failure empty-response response-timeout\n    option http-buffer-request'
+RAY_SERVE_HAPROXY_BINARY_PATH=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/haproxy.sh
+export RAY_SERVE_HAPROXY_BINARY_PATH
+export RAY_SERVE_HAPROXY_RETRY_ON="conn-failure empty-response response-timeout"
 export RAY_SERVE_HAPROXY_RETRIES=3
 export RAY_SERVE_HAPROXY_TUNE_BUFSIZE=4194304
-export RAY_SERVE_HAPROXY_MAXCONN=1024
+export RAY_SERVE_HAPROXY_MAXCONN=4096
+export RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S=60
+export RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S=600

@@ -81,4 +81,4 @@ def test_packages_resolve_and_entry_points_run(target, modules, missing, tmp_pat
     run([str(tmp_path / "venv/bin/pixellm"), "segment", str(ROOT / "docs/images/answer.png"), "where is the ring?", "--out", "answer.png"],
         cwd=elsewhere, env=variables)
     run(["pip", "check"], cwd=app, env=variables)
-    assert (app / "platform/serve.sh").is_file() and not (app / "build").exists()
+    assert (app / "platform/serve.sh").is_file() and os.access(app / "platform/haproxy.sh", os.X_OK) and not (app / "build").exists()
