@@ -14,7 +14,7 @@ help:  ## list the targets
 setup: $(STAMP)  ## create .venv and install the project with pinned versions
 	@echo ".venv is up to date"
 
-$(STAMP): pyproject.toml constraints.txt platform/local/setup.sh
+$(STAMP): pyproject.toml constraints.txt platform/requirements.lock platform/local/setup.sh
 	@$(RUN) platform/local/setup.sh $(PYTHON) $(STAMP)
 
 demo: $(STAMP)  ## from annotations to a served mask on this machine: store, Ray, data, training, evaluation, serving

@@ -1,4 +1,5 @@
-# setup.sh PYTHON STAMP: creates .venv with PYTHON and installs the project into it at the versions of constraints.txt, then writes
+# setup.sh PYTHON STAMP: creates .venv with PYTHON and installs the project into it at the versions of constraints.txt, checked by
+# the hashes of platform/requirements.lock, then writes
 # STAMP. Needs Python 3.11 or newer with pip. Where python3 comes without ensurepip (Debian), its own pip fills .venv.
 
 set -euo pipefail
@@ -30,6 +31,8 @@ fi
 
 echo "installing the project with its pinned dependencies into .venv (2 GB and a few minutes the first time)"
 export PYTHONWARNINGS=ignore::UserWarning  # setuptools has a page of them for an editable installation
+# First by hash: a file that is not one of platform/requirements.lock is refused. That leaves torch and the project itself to the second call.
+run .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r platform/requirements.lock
 run .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,serve,data,dev]'
 touch "$stamp"
 echo "set-up done in $SECONDS s"
