@@ -5,7 +5,7 @@ import ipaddress
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pixellm.photos import DEFAULT_LIMITS, PhotoLimits
-from serve.fetch_config import FetchConfig
+from serve.fetch_config import FetchConfig, LabelStudioConfig
 from serve.keys import ApiKey
 from serve.model_config import ModelConfig
 
@@ -45,6 +45,8 @@ class AppConfig(ModelConfig):
     allowed_hosts: tuple[str, ...] = Field(default=(), description="names besides localhost and loopback addresses by which a server "
                                            "without api_keys may be asked, such as that of a proxy on this machine")
     fetch: FetchConfig | None = Field(default=None, description="fetch photos from https URLs that requests name; left out, none is")
+
+    label_studio: LabelStudioConfig | None = Field(default=None, description="read photos that lie in this Label Studio server")
 
     @model_validator(mode="after")
     def _check_together(self) -> "AppConfig":

@@ -1,30 +1,38 @@
 """Label Studio's machine learning backend: `GET /health`, `POST /setup`, `/predict`, `/webhook` below `/adapters/label_studio`.
 
 The question of a task is the text of the region that somebody drew or wrote (`params.context`), else the task's `data.question`, else it
-is asked for the labels of the project. A task's photo is a `data:` URL or base64, and an https URL where the deployment fetches those.
+is asked for the labels of the project. A task's photo is a `data:` URL or base64, a path of the Label Studio server that the deployment
+names, or an https URL where the deployment fetches those.
 """
 
 import asyncio
+import re
+import time
 import uuid
+from collections.abc import Mapping
 from typing import Any, Literal
 from xml.etree import ElementTree
 
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from pixellm.errors import InputError
 from pixellm.masks import rle_to_mask
 from serve.adapters.common import answer_question
+from serve.adapters.label_studio_photos import is_in_label_studio, read_label_studio_photo
 from serve.adapters.label_studio_rle import encode_brush
 from serve.config import AppConfig
 from serve.limits import JSON, read_image, read_json
 from serve.messages import Model
 from serve.openapi import problem_responses, ref, request_body
 from serve.pools import PARSING
-from serve.problems import ApiError
+from serve.problems import ApiError, to_api_error
 from serve.schemas import Mask, SegmentResponse
 
 PREFIX = "/adapters/label_studio"
-MAX_TASKS = 1000  # longer lists are refused unread; `max_questions` is what is answered
+MAX_TASKS = 1000  # longer lists are refused unread
+MAX_BATCH = 100  # what Label Studio sends at a time by default; answered one after the other
+BATCH_TIME_S = 90.0  # Label Studio waits 100 s
 MAX_TASK_ITEMS = 1_000_000  # tasks and regions come with the brush masks that people drew, a number for each byte
 MAX_CONFIG_CHARS = 65_536  # a project's XML has some hundred
 BYTES_PER_NUMBER = 5  # of an answer, which writes each byte of a mask as a JSON number and a comma
@@ -87,12 +95,12 @@ class Setup(_Open):
 
 
 class _Tags(BaseModel):
-    """What the project calls its brush, the photo, the photo's place in the data, and the labels."""
+    """What the project calls its brush, the photo, the photo's place in the data; its labels by each of their names (`value`, `alias`)."""
 
     brush: str
     image: str
     image_key: str
-    labels: list[str]
+    labels: dict[str, str]
 
 
 def add_label_studio_routes(api: FastAPI, config: AppConfig, model: Model) -> None:
@@ -114,9 +122,8 @@ def add_label_studio_routes(api: FastAPI, config: AppConfig, model: Model) -> No
               openapi_extra=request_body({JSON: ref(PredictRequest)}))
     async def predict(request: Request) -> Predictions:
         body = await read_json(request, config, PredictRequest, MAX_TASK_ITEMS)
-        if len(body.tasks) > config.max_questions:
-            detail = f"There are {len(body.tasks)} tasks, at most {config.max_questions} are allowed."
-            raise ApiError(422, "tasks_too_many", detail, "tasks")
+        if len(body.tasks) > MAX_BATCH:
+            raise ApiError(422, "tasks_too_many", f"There are {len(body.tasks)} tasks, at most {MAX_BATCH} are allowed.", "tasks")
         tags = await PARSING.run(read_label_config, body.label_config)
         context = body.params.context if body.params else None
 
@@ -124,15 +131,32 @@ def add_label_studio_routes(api: FastAPI, config: AppConfig, model: Model) -> No
             image = task.data.get(tags.image_key)
             if not isinstance(image, str):
                 raise ApiError(422, "image_missing", f"A task's data has no text {tags.image_key}, which the Image tag names.", "tasks")
-            data = await read_image(image, config, "tasks")
+            if is_in_label_studio(image, config.label_studio):
+                data = await read_label_studio_photo(image, task.id, config.label_studio, config.max_body_bytes)
+            else:
+                data = await read_image(image, config, "tasks")
             found = await answer_question(request, data, to_question(task, context, tags.labels), config, model)
             regions = [await asyncio.to_thread(to_region, mask, found, tags) for mask in found.masks]
-            score = min((region.score for region in regions), default=0.0)
-            return Prediction(result=regions, score=score, model_version=config.model_name)
+            kept = [region for region in regions if region]
+            score = min((region.score for region in kept), default=0.0)
+            return Prediction(result=kept, score=score, model_version=config.model_name)
 
-        results, num_bytes = [], 0
+        async def answer_or_tell(task: Task) -> Prediction:
+            """A task that cannot be answered has no masks and its reason: the others of the batch keep theirs."""
+            try:
+                return await answer(task)
+            except (ApiError, InputError) as error:
+                if len(body.tasks) == 1 or to_api_error(error).code == "overloaded":
+                    raise
+                return Prediction(result=[], score=0.0, model_version=config.model_name, error=str(error))  # type: ignore[call-arg]
+
+        results, num_bytes, until_s = [], 0, time.monotonic() + BATCH_TIME_S
         for task in body.tasks:
-            results.append(await answer(task))
+            if time.monotonic() > until_s:
+                late = f"{BATCH_TIME_S:g} s were over; send fewer tasks at a time"
+                results.append(Prediction(result=[], score=0.0, model_version=config.model_name, error=late))  # type: ignore[call-arg]
+                continue
+            results.append(await answer_or_tell(task))
             num_bytes += BYTES_PER_NUMBER * sum(len(region.value.rle) for region in results[-1].result)
             if num_bytes > config.max_body_bytes:
                 detail = f"The masks would be an answer of more than {config.max_body_bytes:,} bytes; send fewer tasks at a time."
@@ -154,11 +178,11 @@ def read_label_config(label_config: str) -> _Tags:
         detail = "label_config has no BrushLabels whose toName is an Image with a value."
         raise ApiError(422, "label_config_invalid", detail, "label_config")
     image = brush.get("toName") or ""
-    labels = [label.get("value") or "" for label in brush.iter("Label")]
-    return _Tags(brush=brush.get("name") or "", image=image, image_key=images[image][1:], labels=[label for label in labels if label])
+    labels = {name: label.get("value") or "" for label in brush.iter("Label") for name in (label.get("value"), label.get("alias")) if name}
+    return _Tags(brush=brush.get("name") or "", image=image, image_key=images[image][1:], labels=labels)
 
 
-def to_question(task: Task, context: dict[str, Any] | None, labels: list[str]) -> str:
+def to_question(task: Task, context: dict[str, Any] | None, labels: Mapping[str, str]) -> str:
     """The question about a task. Raises ApiError `params_invalid` where the context's result is not a list."""
     result = (context or {}).get("result")
     if not isinstance(result, list | None):
@@ -167,13 +191,30 @@ def to_question(task: Task, context: dict[str, Any] | None, labels: list[str]) -
         text = region.get("value", {}).get("text") if isinstance(region, dict) and isinstance(region.get("value"), dict) else None
         if text:
             return " ".join(map(str, text)) if isinstance(text, list) else str(text)
-    return str(task.data.get("question") or f"Where is the {', the '.join(labels)}?")
+    return str(task.data.get("question") or f"Where is the {', the '.join(dict.fromkeys(labels.values()))}?")
 
 
-def to_region(mask: Mask, answer: SegmentResponse, tags: _Tags) -> Region:
-    """A mask with the longest of the project's labels that its phrase holds; with the phrase itself where none does."""
-    named = [label for label in tags.labels if label.lower() in mask.label.lower()]
-    label = max(named, key=len) if named else tags.labels[0] if len(tags.labels) == 1 else mask.label
+def to_region(mask: Mask, answer: SegmentResponse, tags: _Tags) -> Region | None:
+    """A mask with the label of the project that its phrase names; None where it names none: Label Studio refuses a prediction with a label
+    that the project has not, and all its masks with it."""
+    label = to_label(mask.label, tags.labels)
+    if label is None:
+        return None
     height, width = answer.size
     return Region(id=uuid.uuid4().hex[:10], from_name=tags.brush, to_name=tags.image, original_width=width, original_height=height,
                   value=Brush(rle=encode_brush(rle_to_mask(mask.rle)), brushlabels=[label]), score=mask.score)
+
+
+def to_label(phrase: str, labels: dict[str, str]) -> str | None:
+    """The label with the longest name in `phrase`, in any case, singular or plural; the only one of a project, whatever the phrase."""
+    words = _to_words(phrase)
+    named = [name for name in labels if _to_words(name) in words]
+    if named:
+        return labels[max(named, key=len)]
+    return next(iter(labels.values())) if len(set(labels.values())) == 1 else None
+
+
+def _to_words(text: str) -> str:
+    """In lower case and the singular, a space before and after each."""
+    words = re.findall(r"[^\W_]+", text.casefold())
+    return f" {' '.join(word[:-1] if len(word) > 3 and word.endswith('s') and not word.endswith('ss') else word for word in words)} "

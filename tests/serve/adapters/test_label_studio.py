@@ -1,12 +1,16 @@
 """Label Studio's backend protocol; its run lengths against a decoder of ours and, where it is installed, against its own encoder."""
 
 import base64
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from serve.adapters.label_studio import Task, read_label_config, to_question
+from serve.adapters.label_studio import Task, read_label_config, to_label, to_question
 from serve.adapters.label_studio_rle import encode_brush
+from serve.fetch_config import LabelStudioConfig
 from serve.problems import ApiError
 from tests.serve.test_ingress import CONFIG, assert_problem, call, photo_bytes
 
@@ -90,9 +94,9 @@ def test_predictions():
 def test_where_the_question_comes_from():
     task = Task(data={"question": "of the task"})
     written = {"result": [{"value": {"x": 1}}, {"value": {"text": ["of the", "region"]}}]}
-    assert to_question(task, written, ["apple"]) == "of the region"
-    assert to_question(task, {"result": [None]}, ["apple"]) == "of the task"
-    assert to_question(Task(data={}), None, ["apple", "pear"]) == "Where is the apple, the pear?"
+    assert to_question(task, written, {"apple": "apple"}) == "of the region"
+    assert to_question(task, {"result": [None]}, {"apple": "apple"}) == "of the task"
+    assert to_question(Task(data={}), None, {"apple": "apple", "a": "apple", "pear": "pear"}) == "Where is the apple, the pear?"
 
 
 def test_the_rest_of_the_protocol():
@@ -103,9 +107,11 @@ def test_the_rest_of_the_protocol():
 
 @pytest.mark.parametrize("tasks, more, code", [
     ([{"data": {"other": DATA_URL}}], {}, "image_missing"),
-    ([{"data": {"image": "/data/upload/1.png"}}], {}, "image_base64"),
+    ([{"data": {"image": "/data/upload/1.png"}}], {}, "image_url"),
+    ([{"data": {"image": "s3://bucket/1.png"}}], {}, "image_url"),
+    ([{"data": {"image": "no base64!"}}], {}, "image_base64"),
     ([{"data": {"image": "http://169.254.169.254/"}}], {}, "image_url"),
-    ([{"data": {"image": DATA_URL}}] * 17, {}, "tasks_too_many"),
+    ([{"data": {"image": DATA_URL}}] * 101, {}, "tasks_too_many"),
     ([{"data": {"image": DATA_URL}}], {"label_config": "<View>"}, "label_config_invalid"),
     ([{"id": 1}], {}, "tasks_invalid"),
 ])
@@ -132,7 +138,7 @@ def test_a_project_of_many_brushes_and_photos_is_read_in_one_pass():
     images = "".join(f'<Image name="i{number}"/>' for number in range(1000))
     brushes = "".join(f'<BrushLabels name="b{number}" toName="i{number}"/>' for number in range(700))
     wide = f"<View>{images}{brushes}{XML}</View>"
-    assert len(wide) < 65_536 and read_label_config(wide).labels == ["half", "Left half", "pear"]
+    assert len(wide) < 65_536 and list(read_label_config(wide).labels) == ["half", "Left half", "pear"]
     deep = "<View>" * 4500 + "</View>" * 4500
     assert_problem(predict([{"data": {"image": DATA_URL}}], label_config=deep), 422, "label_config_invalid")
     assert_problem(predict([{"data": {"image": DATA_URL}}], label_config="<View>" * 20_000), 422, "label_config_invalid")
@@ -147,3 +153,86 @@ def test_an_answer_larger_than_the_largest_body_is_refused():
     body = {"tasks": tasks, "label_config": XML}
     assert_problem(call("POST", "/adapters/label_studio/predict", config=small.model_copy(update={"max_body_mb": 0.0024}), json=body), 422,
                    "answer_too_large")
+
+
+@pytest.mark.parametrize("phrase, label", [
+    ("the left halves", None), ("the LEFT half", "Left half"), ("two pears", "pear"), ("a spear", None), ("the shaft of the pump", "Axle"),
+    ("half", "half")])
+def test_a_mask_gets_a_label_of_the_project_or_is_left_out(phrase, label):
+    assert to_label(phrase, {"half": "half", "Left half": "Left half", "pear": "pear", "shaft": "Axle"}) == label
+
+
+def test_a_label_that_the_project_has_not_is_never_sent():
+    foreign = XML.replace("half", "wing").replace("Left wing", "wheel")
+    (prediction,) = predict([{"id": 1, "data": {"image": DATA_URL}}], label_config=foreign).json()["results"]
+    assert prediction == {"result": [], "score": 0.0, "model_version": "test"}
+    alias = XML.replace('value="half"', 'value="A" alias="left half"')
+    (prediction,) = predict([{"id": 1, "data": {"image": DATA_URL}}], label_config=alias.replace("Left half", "other")).json()["results"]
+    assert prediction["result"][0]["value"]["brushlabels"] == ["A"]
+
+
+def test_a_batch_keeps_what_could_be_answered():
+    tasks = [{"id": number, "data": {"image": DATA_URL if number % 10 else "no base64!", "question": "none"}} for number in range(100)]
+    results = predict(tasks).json()["results"]
+    assert len(results) == 100
+    assert [number for number, each in enumerate(results) if "error" in each] == list(range(0, 100, 10))
+    assert "not valid base64" in results[0]["error"]
+
+
+class LabelStudio(BaseHTTPRequestHandler):
+    """The addresses of a Label Studio server for photos, with its token."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        if self.headers["authorization"] != "Token secret":
+            return self.answer(401)
+        if self.path.startswith("/ls/tasks/7/presign/"):
+            return self.answer(303, location="/ls/data/upload/1/a.png" if "inside" in self.path else "http://169.254.169.254/")
+        if self.path in ("/ls/data/upload/1/a.png", "/ls/data/local-files/?d=a.png"):
+            return self.answer(200, photo_bytes())
+        self.answer(404)
+
+    def answer(self, status, body=b"", location=None):
+        self.send_response(status)
+        if location:
+            self.send_header("location", location)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("image, code", [
+    ("/data/upload/1/a.png", None), ("upload/1/a.png", None), ("/data/local-files/?d=a.png", None), ("URL/data/upload/1/a.png", None),
+    ("s3://inside/a.png", None), ("gs://inside/a b.png", None), ("azure-blob://inside/a.png", None), ("s3://outside/a.png", "image_url"),
+    ("/data/upload/none.png", "image_fetch"), ("http://169.254.169.254/data/upload/1/a.png", "image_url"),
+    ("/data/../../upload/1/a.png", "image_fetch")])
+def test_photos_that_lie_in_label_studio(image, code, monkeypatch):
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "secret")
+    LabelStudio.asked.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), LabelStudio) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/ls"
+        config = CONFIG.model_copy(update={"label_studio": LabelStudioConfig(url=url)})
+        body = {"tasks": [{"id": 7, "data": {"image": image.replace("URL", url)}}], "label_config": XML}
+        response = call("POST", "/adapters/label_studio/predict", config=config, json=body)
+        server.shutdown()
+    if code:
+        assert_problem(response, 422, code)
+        assert not any("169.254" in path for path in LabelStudio.asked)
+    else:
+        assert response.status_code == 200 and len(response.json()["results"][0]["result"]) == 1
+
+
+def test_a_photo_in_label_studio_needs_a_configured_server_and_its_token(monkeypatch):
+    problem = assert_problem(predict([{"id": 7, "data": {"image": "/data/upload/1/a.png"}}]), 422, "image_url")
+    assert "label_studio" in problem.detail and "LABEL_STUDIO_API_KEY" in problem.detail
+    monkeypatch.delenv("LABEL_STUDIO_API_KEY", raising=False)
+    config = CONFIG.model_copy(update={"label_studio": LabelStudioConfig(url="http://127.0.0.1:9")})
+    body = {"tasks": [{"id": 7, "data": {"image": "/data/upload/1/a.png"}}], "label_config": XML}
+    problem = assert_problem(call("POST", "/adapters/label_studio/predict", config=config, json=body), 422, "image_fetch")
+    assert "holds no token" in problem.detail
