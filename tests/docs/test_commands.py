@@ -1,6 +1,7 @@
 """The documents' commands run as they are printed: in a folder of the reader's own, with no Ray, and on a head that runs."""
 
 import json
+import tempfile
 
 import pytest
 
@@ -11,10 +12,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 @pytest.mark.parametrize("mode", ["auto", "head"])
-def test_every_block_that_can_run_ends_well(mode, tmp_path_factory, record_result):
-    folder = tmp_path_factory.getbasetemp().parent / f"d{mode}"  # short: Ray's sockets lie below it
-    folder.mkdir()
-    said = run_apart("tests.docs.run_blocks", mode, folder, env={})
+def test_every_block_that_can_run_ends_well(mode, record_result):
+    with tempfile.TemporaryDirectory(prefix="d") as folder:  # short: Ray's sockets lie below it
+        said = run_apart("tests.docs.run_blocks", mode, folder, env={})
     ended = [json.loads(line) for line in said.splitlines() if line.startswith('{"place"')]
     blocks = read_all()
     expected = [block.place for block in blocks if block.runs_in(mode)]

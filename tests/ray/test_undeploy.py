@@ -1,5 +1,7 @@
 """`jobs.undeploy` under load: every request that was in flight gets its answer, also those that waited for a place in the model."""
 
+import shutil
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,16 +23,17 @@ NUM_REQUESTS, NUM_HELD = 30, 8  # of 30 in flight the model replica holds 8: 22 
 
 
 @pytest.fixture
-def client(tmp_path_factory):
-    """Serve's REST API on a Ray of its own."""
-    folder = tmp_path_factory.mktemp("u")
+def client():
+    """Serve's REST API on a Ray of its own, in a folder with a short name: socket paths end at 107 bytes."""
+    folder = tempfile.mkdtemp(prefix="u")
     cluster = ray.init(address="local", num_cpus=4, include_dashboard=True, dashboard_host="127.0.0.1", dashboard_port=free_port(),
-                       log_to_driver=False, object_store_memory=100_000_000, _temp_dir=str(folder))
+                       log_to_driver=False, object_store_memory=100_000_000, _temp_dir=folder)
     try:
         yield ServeSubmissionClient(f"http://{cluster.dashboard_url}")
     finally:
         ray_serve.shutdown()
         ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_thirty_requests_in_flight_are_answered_and_then_serve_is_gone(client, record_result):
