@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import msgspec
 
 from pixellm.data.sources.json_files import to_plain
-from pixellm.data.sources.photos import PhotoFolder
 from pixellm.data.sources.plan import PlanDraft
 from pixellm.errors import RowError
 
@@ -155,7 +154,8 @@ def draft_photos(file: CocoFile, draft: PlanDraft) -> Marked:
             shared_boxes.add(repr(to_plain(annotation.bbox)))
     file.annotations = []
     if draft.photos:
-        _join_images_of_one_file([image for image, _ in images], annotations, draft.photos)
+        joined = _join_images_of_one_file([image for image, _ in images], annotations, draft)
+        images = [(image, raw) for image, raw in images if str(image.id) not in joined]
     for image, raw in images:
         payload = b'{"image":%b,"annotations":[%b]}' % (raw, b",".join(annotations.pop(str(image.id), [])))
         draft.add(str(image.id), image.names, payload)
@@ -164,15 +164,24 @@ def draft_photos(file: CocoFile, draft: PlanDraft) -> Marked:
     return Marked(frozenset(category_ids), num_unplaced, frozenset(shared_boxes))
 
 
-def _join_images_of_one_file(images: list[CocoImage], annotations: dict[str, list[msgspec.Raw]], folder: PhotoFolder) -> None:
-    """Give the first of several images of one file the annotations of the others, which PlanDraft sets aside."""
+def _join_images_of_one_file(images: list[CocoImage], annotations: dict[str, list[msgspec.Raw]], draft: PlanDraft) -> set[str]:
+    """Give the first of several images of one file the annotations of the others, which are set aside; ids of those.
+
+    Where their sizes differ, the annotations are of other pixels: then PlanDraft sets the second aside, and the first is not complete.
+    """
     firsts: dict[str, CocoImage] = {}
+    joined: set[str] = set()
     for image in images:
         with suppress(RowError):
-            first = firsts.setdefault(folder.find(image.names), image)
+            uri = draft.photos.find(image.names) if draft.photos else ""
+            first = firsts.setdefault(uri, image)
             if str(first.id) != str(image.id) and (first.height, first.width) == (image.height, image.width):
                 known = {_content(raw) for raw in annotations[str(first.id)]}
                 annotations[str(first.id)] += [raw for raw in annotations.pop(str(image.id), []) if _content(raw) not in known]
+                joined.add(str(image.id))
+                detail = f"images {first.id} and {image.id} are one file, {uri}; the first has the annotations of both"
+                draft.reject(image.id, RowError("duplicate_photo", detail))
+    return joined
 
 
 def _content(raw: msgspec.Raw) -> str:

@@ -4,7 +4,7 @@ import random
 import re
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -123,8 +123,10 @@ class InstancesBuilder:
             raise RowError("no_usable_annotation", f"all of its {len(annotations)} annotations were set aside")
         if None in set_aside:
             raise RowError("nothing_to_ask", "an annotation without a known category was set aside: no category is known to be complete")
-        complete = marked.keys() - self._incomplete(image) - {each for each in set_aside if each}
-        absent = self._absent(image, seen) if record.is_complete and not set_aside else set()
+        if not record.is_complete:
+            raise RowError("nothing_to_ask", "another image of the same file was set aside: no category is known to be complete")
+        complete = self._complete(marked, seen, {each for each in set_aside if each}, image)
+        absent = set() if set_aside else self._absent(image, seen)
         rng = random.Random(repr((self.source.seed, dataset, image.id)))
         by_name = sorted(absent, key=lambda category: category.name)
         conversations = build_referring(
@@ -138,6 +140,11 @@ class InstancesBuilder:
         yield Row(image_id=record.image_id, source=dataset, split=self.split, image=photo, height=height, width=width,
                   regions=regions, conversations=conversations, license=self.licenses.get(str(image.license)),
                   url=image.url)
+
+    def _complete(self, marked: Iterable[Category], seen: set[Category], set_aside: set[Category], image: CocoImage) -> set[Category]:
+        """Categories of which each instance is marked, under no other name: a trout beside the fish is a fish, too."""
+        unsure = set_aside | self._incomplete(image)
+        return {each for each in marked if each not in unsure and not (self.vocabulary.related[each] - {each}) & (seen | set_aside)}
 
     def _absent(self, image: CocoImage, seen: set[Category]) -> set[Category]:
         """Categories that the photo does not show by the file's own word, and that nothing in it may be of."""

@@ -13,9 +13,10 @@ from pixellm.data.sources.coco_files import CocoCategory
 from pixellm.data.sources.referring import Category
 
 _BRACKETS = re.compile(r"[\s_]*\([^)]*\)")
-_PLURALS = (("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("sses", "ss"), ("xes", "x"), ("zes", "z"))
+_PLURALS = (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"), ("ves", "fe"), ("men", "man"))
+_IRREGULAR = {"people": "person", "children": "child", "mice": "mouse", "geese": "goose", "feet": "foot", "teeth": "tooth", "oxen": "ox"}
 
-Term = tuple[str, ...]  # a name's words, in lower case and in the singular
+Term = tuple[str, ...]  # a name's words in lower case, the last one also in what may be its singular
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,24 @@ def build_vocabulary(entries: Iterable[CocoCategory], spoken: Mapping[int, Categ
     own: dict[Category, set[Term]] = defaultdict(set)
     above: dict[Term, set[Term]] = defaultdict(set)
     for entry in entries:
-        terms = {to_term(name) for name in (entry.name, by_id[entry.id].name, *by_id[entry.id].phrases, *entry.synonyms)}
+        names = (entry.name, by_id[entry.id].name, *by_id[entry.id].phrases, *entry.synonyms)
+        terms = {term for name in names for term in to_terms(name)}
         own[by_id[entry.id]] |= terms
         if isinstance(entry.supercategory, str):
             for term in terms:
-                above[term] |= {to_term(entry.supercategory)} - {term}
+                above[term] |= to_terms(entry.supercategory) - {term}
     return Vocabulary(by_id, _relate(own, above))
 
 
-def to_term(name: str) -> Term:
-    """`Wine_glasses (empty)` to ("wine", "glass")."""
-    return tuple(map(_singular, _words(_BRACKETS.sub("", name)) or _words(name)))
+def to_terms(name: str) -> set[Term]:
+    """`Wine_glasses (empty)` to ("wine", "glasses"), ("wine", "glasse") and ("wine", "glass"): one of them is the singular.
+
+    No rule tells buses from horses, so names are compared by all that they may be.
+    """
+    *first, last = _words(_BRACKETS.sub("", name)) or _words(name)
+    singulars = {last, _IRREGULAR.get(last, last)} | {last.removesuffix(plural) + singular for plural, singular in _PLURALS
+                                                      if last.endswith(plural) and len(last) > len(plural) + 1}
+    return {(*first, word) for word in singulars}
 
 
 def _relate(own: Mapping[Category, set[Term]], above: Mapping[Term, set[Term]]) -> dict[Category, frozenset[Category]]:
@@ -87,10 +95,3 @@ def _all_above(terms: Iterable[Term], above: Mapping[Term, set[Term]]) -> Iterat
 
 def _words(name: str) -> list[str]:
     return re.split(r"[\s_\-]+", name.strip(" _-\t\n").casefold())
-
-
-def _singular(word: str) -> str:
-    for plural, singular in _PLURALS:
-        if word.endswith(plural):
-            return word.removesuffix(plural) + singular
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")) else word

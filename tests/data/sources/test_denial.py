@@ -10,7 +10,7 @@ from pixellm.data.sources.coco import CocoSource
 from pixellm.data.sources.coco_files import CocoCategory
 from pixellm.data.sources.lvis import LvisSource
 from pixellm.data.sources.referring import Category
-from pixellm.data.sources.vocabulary import build_vocabulary, to_term
+from pixellm.data.sources.vocabulary import build_vocabulary, to_terms
 from tests.data.sources.build import build_all
 from tests.data.sources.instances_files import SQUARE, annotation, image, write_dataset
 
@@ -93,7 +93,8 @@ def test_images_of_one_file_are_joined_and_the_second_is_told(tmp_path: Path) ->
     source = CocoSource(**write_dataset(tmp_path, images, marked), **ASK_MUCH)
     rows, rejected = build_all(source)
     (row,) = (row for row in rows if row["image_id"] == "1")
-    assert [region["category"] for region in row["regions"]] == ["cat", "dog"] and not denied(row)
+    assert [region["category"] for region in row["regions"]] == ["cat", "dog"]
+    assert denied(row) and all("giraffe" in question for question in denied(row)), "of both images"
     assert [(each.image_id, each.reason) for each in rejected] == [("5", "duplicate_photo")]
 
 
@@ -120,7 +121,31 @@ def test_a_federated_set_denies_what_it_lists_but_nothing_related(tmp_path: Path
 
 
 def test_names_as_terms() -> None:
-    assert to_term("Wine_glasses (empty)") == ("wine", "glass") and to_term("berries") == ("berry",) and to_term("bus") == ("bus",)
+    assert ("wine", "glass") in to_terms("Wine_glasses (empty)")
+    for one, many in (("bus", "buses"), ("tomato", "tomatoes"), ("cookie", "cookies"), ("knife", "knives"), ("axe", "axes"),
+                      ("berry", "berries"), ("person", "people"), ("policeman", "policemen"), ("mouse", "mice"), ("glass", "glasses"), ("dog", "Dogs")):
+        assert to_terms(one) & to_terms(many), (one, many)
+    assert not to_terms("bus") & to_terms("bush") and not to_terms("cat") & to_terms("car")
     entries = [CocoCategory(1, "cat"), CocoCategory(2, "dog", supercategory="")]
     vocabulary = build_vocabulary(entries, {each.id: Category(each.name, (each.name,)) for each in entries})
     assert all(vocabulary.related[each] == {each} for each in vocabulary.by_id.values()) and SQUARE
+
+
+@pytest.mark.parametrize("upper", ["fish", "fishes"])
+def test_every_fish_is_not_asked_for_beside_a_trout(tmp_path: Path, upper: str) -> None:
+    names = [*categories(upper, ("trout", "fish")), {"id": 3, "name": "cup"}]
+    cup = annotation(3, category_id=3, segmentation=[[3, 9, 6, 9, 6, 11, 3, 11]])
+    for trout in ({}, {"segmentation": []}, {"iscrowd": 1}):
+        marked = [annotation(1, category_id=1), annotation(2, category_id=2, segmentation=OTHER) | trout, cup, *seen_elsewhere(1, 2, 3)]
+        row = read(tmp_path, [image(1), image(2)], marked, names)["1"]
+        asked = " ".join(each["question"] or "" for each in row["conversations"])
+        assert "cup" in asked and upper not in asked and "trout" not in asked
+
+
+def test_a_photo_with_another_image_of_its_file_that_cannot_be_joined_is_asked_nothing(tmp_path: Path) -> None:
+    images = [image(1), image(5, file_name="1.jpg", coco_url=None, height=24, width=32), image(2)]
+    marked = [annotation(1), annotation(2, 5, category_id=2), *seen_elsewhere(1, 2)]
+    source = CocoSource(**write_dataset(tmp_path, images, marked), **ASK_MUCH)
+    rows, rejected = build_all(source)
+    assert [row["image_id"] for row in rows] == ["2"]
+    assert {(each.image_id, each.reason) for each in rejected} == {("5", "duplicate_photo"), ("1", "nothing_to_ask")}
