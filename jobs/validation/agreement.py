@@ -40,7 +40,7 @@ def _images(document: Document) -> Iterator[tuple[Place, str]]:
 
 
 def _check_image(document: Document, place: Place, image: str, report: Report) -> None:
-    name, _, tag = image.rpartition(":")
+    name, _, tag = image.partition("@")[0].rpartition(":")
     if OURS in image:
         short = name.rpartition("/")[2]
         if report.images and short not in report.images:

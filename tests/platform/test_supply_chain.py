@@ -30,3 +30,9 @@ def test_the_installation_asks_for_hashes():
 def test_actions_are_named_by_their_commit():
     used = [line for file in (ROOT / ".github").rglob("*.yml") for line in file.read_text().splitlines() if "uses:" in line]
     assert used and [line for line in used if not re.search(r"uses: [\w/-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+$", line)] == []
+
+
+def test_images_of_others_are_named_by_their_digest():
+    files = [ROOT / "platform/docker/Dockerfile", *(ROOT / "platform/kuberay").rglob("*.yaml")]
+    named = [image for file in files for image in re.findall(r"(?m)^ *(?:FROM|image:) (docker\.io/\S+)", file.read_text())]
+    assert len(named) == 3 and not [image for image in named if not re.search(r":[\w.-]+@sha256:[0-9a-f]{64}$", image)]

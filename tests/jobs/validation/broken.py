@@ -158,7 +158,8 @@ KUBERAY = [
     (REDIS, "  serviceName: redis", "  servicename: redis", "spec.servicename: unknown key; did you mean 'serviceName'?"),
     (REDIS, "kind: StatefulSet\n", "", "has no None in apps/v1; correct kind or apiVersion"),
     (REDIS, "apiVersion: apps/v1", "apiVersion: apps/v2", "has no StatefulSet in apps/v2; correct kind or apiVersion"),
-    (REDIS, "redis:7.4.2", "redis", "image 'docker.io/library/redis' has no version"),
+    (REDIS, "redis:7.4.2@sha256:fbdbaea47b9ae4ecc2082ecdb4e1cea81e32176ffb1dcf643d422ad07427e5d9", "redis",
+     "image 'docker.io/library/redis' has no version"),
     (REDIS, "readinessProbe: {tcpSocket: {port: redis}", "readinessProbe: {tcpSocket: {port: rediss}",
      "readinessProbe asks port 'rediss'; did you mean"),
     (NETWORK, "  policyTypes: [Ingress]", "  policyType: [Ingress]", "spec.policyType: unknown key; did you mean 'policyTypes'?"),
@@ -210,7 +211,8 @@ NAMES = [
 ]
 DOCKER = [
     (DOCKERFILE, "python:3.11-slim", "python:3.10-slim", "Python 3.10 is older than the project needs; write 3.11 or newer"),
-    (DOCKERFILE, "docker.io/library/python:3.11-slim-bookworm", "docker.io/library/python", "hadolint DL3006"),
+    (DOCKERFILE, "python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b", "python",
+     "hadolint DL3006"),
     (DOCKERFILE, "COPY jobs jobs", "COPY job jobs", "COPY job: it is not in the repository; did you mean 'jobs'?"),
     (DOCKERFILE, "'.[data,train]'", "'.[data,training]'", "the project has no extra 'training'; did you mean 'train'?"),
     (DOCKERFILE, "pip install -c constraints.txt '.[serve]'", "pip install '.[serve]'", "pip install without pins"),
