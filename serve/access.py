@@ -131,16 +131,23 @@ def _check_names(scope: Scope, config: AppConfig) -> None:
         raise ApiError(403, "host_not_allowed", f"This server has no API keys and answers to the names of its own machine only, found Host "
                        f"{host!r}; add it to allowed_hosts, or make a key with `pixellm key NAME`.")
     origin = headers.get("origin")
-    if origin is not None and origin not in config.cors_origins and urlsplit(origin).netloc != host:
+    if origin is not None and origin not in config.cors_origins and not _is_of_host(origin, host):
         raise ApiError(403, "origin_not_allowed", f"A page of {origin!r} may not ask this server; add it to cors_origins.")
 
 
 def _host_name(host: str) -> str:
     """`[::1]:8000` to `::1`, `localhost:8000` to `localhost`."""
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        return "" if "@" in host else urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
+
+
+def _is_of_host(origin: str, host: str) -> bool:
+    try:
+        return urlsplit(origin).netloc == host
+    except ValueError:
+        return False
 
 
 def _is_own_name(host: str) -> bool:

@@ -85,8 +85,9 @@ class Idempotency:
         return []
 
     def _find(self, place: tuple[str, str]) -> _Remembered | None:
-        known = self._running.get(place) or self._answered.get(place)
-        return known if known is not None and self._clock() - known.started_s < KEPT_S else None
+        known = self._answered.get(place)
+        is_fresh = known is not None and self._clock() - known.started_s < KEPT_S
+        return self._running.get(place) or (known if is_fresh else None)
 
     def _remember(self, place: tuple[str, str], mine: _Remembered, messages: list[Message]) -> None:
         """Keep an answer, and forget the oldest beyond the time, the number or the bytes."""

@@ -265,3 +265,13 @@ def test_base64_in_the_ways_that_clients_write_it(url, write):
     if "%" in given and not given.lower().startswith("data:"):
         pytest.skip("only a URL is percent-encoded")
     assert decode_base64(given) == PNG
+
+
+def test_masks_of_earlier_answers_are_no_flood():
+    """COCO's RLE is written with characters from 0 to o: colons and brackets among them."""
+    counts = "".join(map(chr, range(48, 112))) * 120
+    masks = [{"span": [0, 2], "segmentation": {"size": [1080, 1920], "counts": counts}} for _ in range(20)]
+    said = [user("Which?", PHOTO), {"role": "assistant", "content": "It.", "masks": masks}, user("And?")]
+    config = CONFIG.model_copy(update={"max_body_mb": 20})
+    response = call("POST", "/v1/chat/completions", config=config, json={"model": "test", "messages": said})
+    assert response.status_code == 200, response.text

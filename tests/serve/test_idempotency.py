@@ -119,3 +119,22 @@ def test_what_is_remembered_is_bounded_in_number_and_bytes(monkeypatch):
     asyncio.run(run())
     assert [int(key) for _, key in store._answered] == list(range(150, 200))
     assert store._num_bytes == sum(each.num_bytes for each in store._answered.values()) > 50 * idempotency.ANSWER_OVERHEAD_BYTES
+
+
+def test_a_request_that_runs_longer_than_answers_are_kept_is_still_computed_once(monkeypatch):
+    monkeypatch.setattr(idempotency, "KEPT_S", 0.05)
+
+    class Slow(RuleModel):
+        async def ask(self, ask):
+            await asyncio.sleep(0.3)
+            async for event in super().ask(ask):
+                yield event
+
+    async def use(client):
+        first = asyncio.create_task(post(client, **as_json(PNG)))
+        await asyncio.sleep(0.15)
+        return await asyncio.gather(first, post(client, **as_json(PNG)))
+
+    model = Slow()
+    first, second = session(use, model, CONFIG)
+    assert first.json() == second.json() and len(model.asks) == 1

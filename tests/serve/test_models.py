@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import httpx
 import pytest
 
 from pixellm.errors import ConfigError
@@ -10,6 +11,8 @@ from pixellm.inference.load import EngineLoad
 from pixellm.settings import build_config
 from serve import metrics
 from serve.config import AppConfig
+from serve.ingress import build_api
+from serve.keys import ApiKey
 from serve.metrics import METRICS, Meters
 from serve.model_config import AutoscalingConfig, ModelConfig
 from serve.replica import ModelReplica
@@ -150,3 +153,23 @@ def test_every_metric_is_documented():
     for name, spec in METRICS.items():
         tags = ", ".join(f"`{tag}`" for tag in spec.tags)
         assert f"| `{name}` | {tags} | {spec.kind.__name__.lower()}: {spec.description} |" in text
+
+
+def test_what_a_layer_answers_before_the_routes_counts_under_its_route(told):
+    guarded = CONFIG.model_copy(update={"api_keys": (ApiKey(name="a", sha256="0" * 64),)})
+    call("POST", "/v1/segment", config=guarded, **as_form(PNG))
+    call("POST", "/livez")
+    call("POST", "/nowhere/secret", config=guarded)
+    assert [tags for _, tags in told["pixellm_serve_rejections"]] == [
+        {"route": "/v1/segment", "reason": "key_missing"}, {"route": "/livez", "reason": "method_not_allowed"},
+        {"route": "other", "reason": "key_missing"}]
+
+
+def test_an_answer_that_is_given_again_counts_as_a_replay(told):
+    async def twice():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(build_api(CONFIG, RuleModel())), base_url="http://localhost") as client:
+            for _ in range(2):
+                await client.post("/v1/segment", headers={"idempotency-key": "k"}, **as_json(PNG))
+
+    asyncio.run(twice())
+    assert [tags for _, tags in told["pixellm_serve_replays"]] == [{"route": "/v1/segment"}]
