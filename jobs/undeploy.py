@@ -16,7 +16,7 @@ from serve.cluster import undeploy
 
 
 class UndeployConfig(StrictModel):
-    """Which application stops, and how long it has for that."""
+    """The application that stops, and the time that it has."""
 
     app_name: str = Field(default="pixellm", min_length=1, description="name of the application on the cluster")
     timeout_s: PositiveFloat = Field(default=240, description="how long requests in flight may take: twice the deployment's "

@@ -39,12 +39,12 @@ def walk_files(folder: str, above: frozenset[tuple[int, int]] = frozenset()) -> 
 
 
 def is_clutter(path: str) -> bool:
-    """Whether a file, or a folder that it is in, is hidden or one of `CLUTTER`."""
+    """Tell whether a file, or a folder that it is in, is hidden or one of `CLUTTER`."""
     return any(part.startswith(".") or part.lower() in CLUTTER for part in path.split("/"))
 
 
 def is_utf8(path: str) -> bool:
-    """Whether the name is text."""
+    """Tell whether the name is text."""
     try:
         path.encode()
     except UnicodeEncodeError:

@@ -48,7 +48,7 @@ class PhotoHeader:
 
 
 def read_header(data: bytes) -> PhotoHeader:
-    """Of a JPEG (an MPO is one, of its first picture), a PNG (of an APNG the picture for readers that know none), or a WebP.
+    """Read the header of a JPEG (an MPO is one, of its first picture), a PNG (of an APNG the still picture), or a WebP.
 
     Raises InputError: `photo_format` (none of them), `photo_unreadable` (a damaged header), `photo_too_complex` (more scans, segments or
     chunks than any camera or encoder writes).
@@ -134,7 +134,7 @@ def _find_marker(data: bytes, place: int) -> re.Match[bytes] | None:
 
 
 def _end_of_scans(data: bytes, start: int, max_scans: int) -> int:
-    """Where the picture whose first scan is at `start` ends. Raises InputError for more than `max_scans`."""
+    """The end of the picture whose first scan is at `start`. Raises InputError for more than `max_scans`."""
     num_scans = 0
     for marker, _, stop in _jpeg_segments(data, start):
         if marker == _EOI:
@@ -169,7 +169,7 @@ def _read_png(data: bytes) -> PhotoHeader:
 
 
 def _is_small_profile(chunk: bytes) -> bool:
-    """Whether the profile of an iCCP chunk, after its name and a byte, unpacks to at most `MAX_PROFILE_BYTES`."""
+    """Tell whether the profile of an iCCP chunk, after its name and a byte, unpacks to at most `MAX_PROFILE_BYTES`."""
     unpacking = zlib.decompressobj()
     try:
         unpacking.decompress(chunk[chunk.index(0) + 2:], MAX_PROFILE_BYTES)

@@ -104,6 +104,6 @@ def find_doubles(node: yaml.Node) -> Iterator[tuple[str, int, int]]:
 
 
 def describe_double(key: object, first_line: int, line: int) -> str:
-    """What is said of a key that is there twice."""
+    """The message about a key that is there twice."""
     where = f"on lines {first_line} and {line}" if first_line != line else f"on line {line}"
     return f"{key} is there twice, {where}; keep one"

@@ -1,4 +1,4 @@
-"""What a job asks of a Ray cluster: whether the nodes have it, the wait for nodes that do, and one task that runs with it.
+"""Resources that a job asks of a Ray cluster: whether the nodes have them, the wait for nodes that do, and one task that runs with it.
 
 A bundle is the resources of one worker, all on one node: `CPU`, `GPU` and `memory` (bytes).
 """
@@ -33,7 +33,7 @@ def live_nodes() -> list[dict[str, float]]:
 
 
 def count_placed(bundles: Sequence[Bundle], nodes: Sequence[Bundle]) -> int:
-    """How many of `bundles`, taken in order, find room on empty `nodes`."""
+    """The number of `bundles`, taken in order, that find room on empty `nodes`."""
     left = [dict(node) for node in nodes]
     for number, bundle in enumerate(bundles):
         node = next((node for node in left if all(node.get(name, 0) + TOLERANCE >= amount for name, amount in bundle.items())), None)
@@ -50,7 +50,7 @@ def describe_bundle(bundle: Bundle) -> str:
 
 
 def describe_shortage(bundles: Sequence[Bundle], what: str) -> str | None:
-    """What the live nodes lack for `bundles`, with both numbers; None where they have all of it, free or taken."""
+    """A description of what the live nodes lack for `bundles`, with both numbers; None where they have all of it, free or taken."""
     nodes = live_nodes()
     num_placed = count_placed(bundles, nodes)
     if num_placed == len(bundles):

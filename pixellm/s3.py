@@ -25,7 +25,7 @@ ROLE_METHODS = frozenset({"iam-role", "container-role", "assume-role-with-web-id
 
 @dataclass(frozen=True)
 class S3Settings:
-    """Where the store is and how requests are signed. `endpoint` None is AWS; keys None are left to the AWS SDK's default chain."""
+    """The place of the store, and the signing of requests. `endpoint` None is AWS; keys None are left to the AWS SDK's default chain."""
 
     endpoint: str | None
     region: str | None

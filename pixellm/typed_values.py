@@ -90,7 +90,7 @@ def to_core(text: str) -> Any:
 
 
 def _differs(text: str, core: Any) -> bool:
-    """Whether YAML 1.1 makes another truth or whole number of `text`."""
+    """Tell whether YAML 1.1 makes another truth or whole number of `text`."""
     try:
         old = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):
@@ -124,7 +124,7 @@ def _is_scalar(member: Any) -> bool:
 
 
 def _members_at_key(members: Members, key: str) -> Members:
-    """What may stand at `key` of a mapping; nothing where no type has this key, which the validation then says."""
+    """The types that may stand at `key` of a mapping; none where no type has this key, which the validation then says."""
     found: list[Any] = []
     for member in members:
         origin = get_origin(member) or member
@@ -138,7 +138,7 @@ def _members_at_key(members: Members, key: str) -> Members:
 
 
 def _members_at_index(members: Members, index: int) -> Members:
-    """What may stand at `index` of a list."""
+    """The types that may stand at `index` of a list."""
     found: list[Any] = []
     for member in members:
         origin, arguments = get_origin(member) or member, get_args(member)

@@ -64,7 +64,7 @@ class PixelBudget:
 
 
 class PhotoPlace:
-    """What one request holds of the budget: the largest of its photos, which it answers one after the other."""
+    """The share of one request in the budget: the largest of its photos, which it answers one after the other."""
 
     def __init__(self, budget: PixelBudget):
         self._budget, self._num_pixels = budget, 0

@@ -120,7 +120,7 @@ class Client:
 
 
 def _may_go_well(response: httpx.Response) -> bool:
-    """Whether to try again: a 500 in the server's own words would come again, one of a proxy before it says that it lost the server."""
+    """Tell whether to try again: a 500 in the server's own words would come again, one of a proxy says that it lost the server."""
     is_ours = response.headers.get("content-type", "").startswith(_PROBLEM)
     return response.status_code in _RETRIED_STATUSES or (response.status_code == 500 and not is_ours)
 

@@ -43,7 +43,7 @@ def read_authentication_mode(address: str) -> str:
 
 
 def build_application_entry(config: AppConfig, runtime_env: dict[str, Any]) -> dict[str, Any]:
-    """What Serve's REST API wants. The time in the environment makes it start new replicas: the model at the same URI may be new."""
+    """The entry for Serve's REST API. The time in the environment makes it start new replicas: the model at the same URI may be new."""
     variables = {**runtime_env.get("env_vars", {}), "PIXELLM_DEPLOYED_AT": str(time.time())}
     kept = {key: value for key, value in runtime_env.items() if key in ("working_dir", "py_modules", "pip", "uv", "conda")}
     return {"name": config.app_name, "route_prefix": "/", "import_path": "serve.app:build_app", "args": config.model_dump(mode="json"),
@@ -51,7 +51,7 @@ def build_application_entry(config: AppConfig, runtime_env: dict[str, Any]) -> d
 
 
 def http_options(config: AppConfig) -> dict[str, Any]:
-    """Where and how Serve listens."""
+    """The address and TLS files that Serve listens with."""
     return {"host": config.host, "port": config.port, "ssl_certfile": config.tls_certificate, "ssl_keyfile": config.tls_key}
 
 

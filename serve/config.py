@@ -89,5 +89,5 @@ class AppConfig(ModelConfig):
 
     @property
     def photo_limits(self) -> PhotoLimits:
-        """What a photo is held against before it is decoded."""
+        """Limits that a photo is held against before it is decoded."""
         return PhotoLimits(self.max_pixels, self.max_photo_side, self.max_photo_aspect)

@@ -1,4 +1,4 @@
-"""Where the server reads photos that a request only names. Imports neither Ray nor torch."""
+"""Servers from which photos are read that a request only names. Imports neither Ray nor torch."""
 
 from pydantic import Field, PositiveFloat
 

@@ -133,7 +133,7 @@ SETTINGS = {  # environment (None: unset) and profile `own`, whose {names} are t
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_both_clients_go_to_the_store_that_the_settings_name(s3_store, tmp_path, monkeypatch, name):
-    """What the one wrote the other reads; every wrong choice leads to a port where nothing listens."""
+    """Each client reads what the other wrote; every wrong choice leads to a port where nothing listens."""
     environment, profile = SETTINGS[name]
     (tmp_path / "config").write_text(profile.format(**s3_store.environment))
     for variable, value in {"AWS_CONFIG_FILE": str(tmp_path / "config"), **environment}.items():

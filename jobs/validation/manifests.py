@@ -129,7 +129,7 @@ def _check_ray_cluster(document: Document, place: Place, report: Report) -> None
 
 
 def _is_closed_network(document: Document) -> bool:
-    """Whether the served application says that it may run without a token (`allow_cluster_without_token`)."""
+    """Tell whether the served application says that it may run without a token (`allow_cluster_without_token`)."""
     inner = [each for place, _ in find_all(document.values, "serveConfigV2") for each in read_text_at(document, place, Report())]
     return any(application.get("args", {}).get("allow_cluster_without_token") is True
                for each in inner for _, application in each.entries("applications") if isinstance(application.get("args"), dict))

@@ -64,7 +64,7 @@ class Counts(StrictModel):
         return Counts(**sums, rejected_by_reason=dict(sorted(reasons.items())))
 
     def scaled(self, factor: float) -> "Counts":
-        """What `factor` times as many photos of the same kind would give, in whole numbers."""
+        """The counts of `factor` times as many photos of the same kind, in whole numbers."""
         values = {name: round(value * factor) if isinstance(value, int) else value for name, value in self if name != "rejected_by_reason"}
         return Counts(**values, rejected_by_reason={reason: round(count * factor) for reason, count in self.rejected_by_reason.items()})
 

@@ -151,7 +151,7 @@ def build_cards(evaluation: Evaluation, looks: Mapping[int, Looks]) -> dict[str,
 
 
 def draw_attention(evaluation: Evaluation, say: Callable[[str], object] = print) -> dict[int, Looks]:
-    """Of the first `attention_examples` examples with masks, by `id` of the answer: by the model in a Ray task of its own.
+    """Attention pictures of the first `attention_examples` examples with masks, by `id` of the answer, drawn in a Ray task.
 
     Raises ResourcesError where no node has the memory, and what loading the model raises.
     """

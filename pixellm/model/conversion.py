@@ -268,7 +268,7 @@ def read_image_statistics(folder: Path) -> dict[str, list[float]]:
 
 
 def _known_values(file: Path, values: Any, model_type: str | None = None) -> dict[str, Any]:
-    """What the configuration of this type takes; the rest of a config.json is about files, versions and other models.
+    """The keys that the configuration of this type takes; the rest of a config.json is about files, versions and other models.
 
     Raises ModelError for a `model_type` that is not known and for values that make no configuration.
     """

@@ -17,7 +17,7 @@ MAX_SHOWN = 40
 
 
 def describe_damage(data: bytes) -> str | None:
-    """What stands in the place of a file, in words that follow "is"; None where nothing looks wrong."""
+    """A description of what stands in the place of a file, to follow "is"; None where nothing looks wrong."""
     start = data[:1024].removeprefix(BOM).strip()
     if not start:
         return "empty"

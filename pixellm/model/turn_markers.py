@@ -1,4 +1,4 @@
-"""What a person's text must not hold: the words by which a chat template and its tokenizer tell turns, photos and groups apart.
+"""Markers that a person's text must not hold: the words by which a chat template and its tokenizer tell turns, photos and groups apart.
 
 Many tokenizers have markers that are plain text (`USER:`, `[INST]`, `<|im_start|>` of a fine-tune that added no token for it), so the
 list of special tokens does not know them. They are read off the template: what it writes between one text and the next.

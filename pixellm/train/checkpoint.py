@@ -122,7 +122,7 @@ def _read_weights(uri: str, folder: Path) -> TrainedWeights:
 
 
 def read_about(uri: str, folder: Path) -> tuple[RunProgress, TrainConfig]:
-    """Where the run of the checkpoint at `uri`, fetched into `folder`, stands, and its configuration."""
+    """The progress and the configuration of the run whose checkpoint at `uri` was fetched into `folder`."""
     return (RunProgress(**json.loads((folder / PROGRESS).read_text())),
             build_config(TrainConfig, read_values(folder / CONFIG), where=join_uri(uri, CONFIG)))
 

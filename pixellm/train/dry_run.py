@@ -198,7 +198,7 @@ def _look_at_deepspeed(config: TrainConfig) -> None:
 
 
 def _look_at_cluster(config: TrainConfig, capacity: Capacity, found: DryRun) -> None:
-    """Whether all workers and their reading fit on the nodes that there can be, and their batches into the object store."""
+    """Tell whether all workers and their reading fit on the nodes that there can be, and their batches into the object store."""
     nodes = capacity.nodes
     total = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU", "object_store_memory")}
     store = "" if math.isinf(total["object_store_memory"]) else f", {total['object_store_memory'] / 1e9:.1f} GB object store"

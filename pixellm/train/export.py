@@ -77,7 +77,7 @@ def check_push_target(uri: str) -> None:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was exported."""
+    """The result of an export."""
 
     run: str
     step: int
@@ -157,7 +157,7 @@ def _cast(dtype: torch.dtype, value: Tensor) -> Tensor:
 
 
 def _delete_old_weights(uri: str, written: Path) -> None:
-    """Of an earlier export to `uri`: a reader would take a `model.safetensors` instead of shards."""
+    """Delete weights of an earlier export to `uri`: a reader would take a `model.safetensors` instead of shards."""
     for file in list_files(uri):
         name = file.removeprefix(uri.rstrip("/") + "/")
         if re.fullmatch(r"model[^/]*\.safetensors(\.index\.json)?", name) and not (written / name).exists():

@@ -136,7 +136,7 @@ class StateMemory:
 
     @classmethod
     def of(cls, model: nn.Module, groups: list[ParameterGroup], config: TrainConfig, stage: int) -> "StateMemory":
-        """Of `config` at ZeRO `stage`, from DeepSpeed 0.19's code; docs/train.md says what was measured."""
+        """Estimate `config` at ZeRO `stage`, from DeepSpeed 0.19's code; docs/train.md says what was measured."""
         parameters, num_workers = list(model.parameters()), config.num_workers
         total, trained = (sum(each.numel() for each in found) for found in (
             parameters, [parameter for group in groups for parameter in group.parameters.values()]))

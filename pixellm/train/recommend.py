@@ -39,7 +39,7 @@ def _takes_stage(config: TrainConfig, stage: int) -> bool:
 
 
 def estimate_hours(architecture: PixelLMConfig, config: TrainConfig, shape: BatchShape, mfu: float) -> float | None:
-    """Of the whole run, at `mfu` of telemetry.peak_tflops; None where that is not set."""
+    """Hours of the whole run, at `mfu` of telemetry.peak_tflops; None where that is not set."""
     peak = config.telemetry.peak_tflops
     if peak is None:
         return None

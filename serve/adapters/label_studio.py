@@ -95,7 +95,7 @@ class Setup(_Open):
 
 
 class _Tags(BaseModel):
-    """What the project calls its brush, the photo, the photo's place in the data; its labels by each of their names (`value`, `alias`)."""
+    """The project's names of its brush, its photo and the photo's place in the data; its labels by each name (`value`, `alias`)."""
 
     brush: str
     image: str

@@ -19,7 +19,7 @@ MAX_REDIRECTS = 3
 
 
 def is_in_label_studio(image: str, config: LabelStudioConfig | None) -> bool:
-    """Whether a task's photo is a path of Label Studio, a file of a cloud storage, or a URL of the configured server."""
+    """Tell whether a task's photo is a path of Label Studio, a file of a cloud storage, or a URL of the configured server."""
     scheme, _, _ = image[:20].partition("://")
     is_own = config is not None and image.startswith(f"{config.url.rstrip('/')}/")
     return is_own or scheme.lower() in CLOUD_SCHEMES or image.startswith(("/data/", "data/", "/upload/", "upload/"))

@@ -21,7 +21,7 @@ KINDS = [{}, {"segmentation": []}, {"category_id": 99}, {"category_id": None}, {
 
 
 def run(source: Source, options: ShardOptions, output: Path) -> str | None:
-    """What the real run stops with, in this process."""
+    """The message that the real run stops with, in this process."""
     plan = source.plan()
     try:
         check_plan(plan, str(output), options)

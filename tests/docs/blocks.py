@@ -34,7 +34,7 @@ class Block:
         return f"{self.document}:{self.line}"
 
     def runs_in(self, mode: str) -> bool:
-        """Whether the block is run with no Ray (`auto`), or on a head that serves a model (`head`)."""
+        """Tell whether the block is run with no Ray (`auto`), or on a head that serves a model (`head`)."""
         kind = self.kind or "none"
         return kind != "none" and not (kind.startswith("server") if mode == "auto" else kind == "alone")
 

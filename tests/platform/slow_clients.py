@@ -1,6 +1,6 @@
 """Clients that never finish a request, while others ask: `python -m tests.platform.slow_clients FOLDER`, with platform/serve.sh sourced.
 
-HAProxy, configured and started as Ray Serve does, stands before the HTTP face of an ingress replica; there is no Ray here. It listens on
+HAProxy, configured and started as Ray Serve does, stands before the HTTP face of an ingress replica; Ray does not run here. It listens on
 all interfaces, so this runs in namespaces of its own (`tests/ray/namespace.py`). Attackers come from one address, those who ask
 from another one, and then from that of the attackers. Prints one JSON object: what became of the questions, and memory.
 """
@@ -33,7 +33,7 @@ PORT, BACKEND_PORT, ATTACKER, ASKER = 8000, 8001, "127.0.0.1", "127.0.0.2"
 NUM_HALF_HEADERS, NUM_SLOW_BODIES, NUM_QUESTIONS = 1100, 70, 30
 BODY_BYTES = 15_000_000
 SENT_AT_ONCE_BYTES = 3_900_000  # less than HAProxy's buffer, which waits for more
-# Headers that Ray Serve obeys, and that are nobody's outside to send.
+# Headers that Ray Serve obeys, and that no client may send.
 OF_RAY = {"x-request-disconnect-disabled", "x-request-timeout-seconds", "serve_multiplexed_model_id", "serve-multiplexed-model-id",
           "x-session-id", "x-serve-router-replica"}
 HEAD = f"POST /v1/segment?question=which HTTP/1.1\r\nHost: {ATTACKER}\r\nContent-Type: image/png\r\n"

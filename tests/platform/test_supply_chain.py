@@ -1,4 +1,4 @@
-"""What is installed and run by others' hands: each package by its hashes, each action by its commit."""
+"""Software of others is pinned: each package by its hashes, each action by its commit."""
 
 import re
 

@@ -32,5 +32,5 @@ def build(config: Any) -> SlowSegmenter:
 
 
 def build_slow_app(args: dict[str, Any]) -> Application:
-    """What `import_path` names."""
+    """The application that `import_path` names."""
     return build_application(AppConfig(**args), build)

@@ -48,7 +48,7 @@ def send(port: int, metadata: Any, argument: Any) -> str:
 
 
 def run(folder: Path) -> dict[str, Any]:
-    """What the cluster says of itself, and whether payloads ran in its replicas."""
+    """The answer of the cluster about itself, and whether payloads ran in its replicas."""
     cluster = ray.init(address="local", num_cpus=2, include_dashboard=True, dashboard_host="127.0.0.1", dashboard_port=free_port(),
                        log_to_driver=False, object_store_memory=100_000_000, _temp_dir=str(folder / "r"))
     config = AppConfig(model="models/test", engine={"num_slots": 4}, num_cpus=0.1, port=free_port())

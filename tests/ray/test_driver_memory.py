@@ -78,7 +78,7 @@ def write_llava(folder: Path, num_layers: int) -> None:
 
 
 def peak_bytes(folder: str, *arguments: str) -> int:
-    """Of the driver of a job, with a Ray of its own."""
+    """Peak memory of the driver of a job, with a Ray of its own."""
     done = subprocess.run([sys.executable, "-m", "tests.ray.driver_peak", *arguments], cwd=ROOT, capture_output=True, text=True,
                           check=False, env={**os.environ, "RAY_TMPDIR": folder})
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]

@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 def attack(mode: str) -> dict:
-    """What `tests.ray.stranger` finds on a cluster of that mode."""
+    """The findings of `tests.ray.stranger` on a cluster of that mode."""
     with tempfile.TemporaryDirectory(prefix="t") as folder:
         output = run_apart("tests.ray.stranger", folder, env={"RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": secrets.token_hex(20)})
     return json.loads(output.splitlines()[-1])

@@ -66,7 +66,7 @@ class Probe:
         self._process = subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True)
 
     def slowest_s(self, begun: float) -> float:
-        """Of the probes from `begun` (a time of the monotonic clock) until now, one at least."""
+        """The slowest of the probes from `begun` (a time of the monotonic clock) until now, one at least."""
         ended, slowest_s = time.monotonic(), 0.0
         while True:
             asked, took_s = map(float, self._process.stdout.readline().split())

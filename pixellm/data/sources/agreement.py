@@ -33,7 +33,7 @@ _WAY = re.compile(r"they agree with (\S+)$")
 
 
 class AnnotationForm(StrictModel):
-    """How an annotation file writes masks and boxes, where it is not COCO's way."""
+    """The form in which an annotation file writes masks and boxes."""
 
     coordinates: Coordinates = Field(default="pixels", description=(
         "of polygons: pixels; normalised, shares of width and height; swapped, y before x (an RLE: along the rows); stored, on the "
@@ -52,7 +52,7 @@ def read_mask(segmentation: Any, size_hw: tuple[int, int], coordinates: Coordina
 
 
 def agrees(rle: RLE, annotation: Mapping[str, Any], boxes: str) -> bool:
-    """Whether the mask is where the annotation's `bbox` is; without a box, of about its `area`; without both, yes.
+    """Tell whether the mask is where the annotation's `bbox` is; without a box, of about its `area`; without both, yes.
 
     A box or area that is not numbers, or empty, says nothing. A box of shares of the photo is taken for what it is.
     """
@@ -74,7 +74,7 @@ def closeness(rle: RLE, annotation: Mapping[str, Any], boxes: str) -> float:
 
 
 def looks_normalised(segmentation: Any, size_hw: tuple[int, int]) -> bool:
-    """Whether all coordinates of polygons lie between 0 and 1 in a photo of more pixels than that."""
+    """Tell whether all coordinates of polygons lie between 0 and 1 in a photo of more pixels than that."""
     if not isinstance(segmentation, list) or min(size_hw) <= 2 * MAX_SHARE:
         return False
     try:

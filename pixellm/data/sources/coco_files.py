@@ -46,7 +46,7 @@ class CocoFile(msgspec.Struct):
         return {str(each.get("id")): " ".join(filter(None, map(_text, (each.get("name"), each.get("url"))))) for each in entries}
 
     def odd_fields(self) -> list[str]:
-        """What is not as the format says and is not needed either, for people."""
+        """Descriptions of fields that are not as the format says, and that no question needs."""
         odd = [] if self.licenses is None or isinstance(self.licenses, list) else [f"licenses is a {type(self.licenses).__name__}"]
         for field, values in (("synonyms", [each.raw_synonyms for each in self.categories]),
                               ("supercategory", [each.supercategory for each in self.categories]),
@@ -76,7 +76,7 @@ class CocoImage(msgspec.Struct):
 
     @property
     def url(self) -> str | None:
-        """Where the photo was published."""
+        """The address at which the photo was published."""
         return _text(self.coco_url) or _text(self.flickr_url)
 
 
@@ -113,7 +113,7 @@ class _Annotation(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Marked:
-    """What all annotations of a file together say: ids of the categories that one of them has, and how many belong to no photo of it.
+    """Facts of all annotations of a file: ids of the categories that one of them has, and the number that belong to no photo of it.
 
     `shared_boxes` (the `repr` of each) stand at several different masks: a value that an exporter puts everywhere, no box of a mask.
     """

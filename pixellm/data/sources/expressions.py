@@ -96,7 +96,7 @@ class ExpressionsBuilder:
 
 
 class ExpressionsSource(Source, AnnotationForm):
-    """What all sources of expressions have in common."""
+    """Base of all sources of expressions."""
 
     split: Split
 

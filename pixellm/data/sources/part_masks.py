@@ -24,7 +24,7 @@ from pixellm.errors import RowError
 
 
 class PartMasksSource(SemanticSource, AnnotationForm):
-    """What both sources of parts have in common."""
+    """Base of both sources of parts."""
 
 
 @dataclass(frozen=True)

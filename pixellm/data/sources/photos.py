@@ -25,7 +25,7 @@ _NUM_SHOWN = 3
 
 
 def is_photo(path: str) -> bool:
-    """Whether the file's name is a photo's; what is in it is looked at later."""
+    """Tell whether the file's name is a photo's; what is in it is looked at later."""
     return path.strip().lower().endswith(PHOTO_SUFFIXES)
 
 
@@ -191,7 +191,7 @@ def _forms(path: str) -> list[str]:
 
 
 def _fit(name_forms: Iterable[str], path_forms: Iterable[str]) -> tuple[int, int, bool]:
-    """How well a path that fits in its last form does: parts in which both agree, the strictest form (negative), whether of equal depth."""
+    """Rank of a path that fits in its last form: parts in which both agree, the strictest form (negative), whether of equal depth."""
     for level, (name, path) in enumerate(zip(name_forms, path_forms, strict=True)):
         one, other = name.split("/"), path.split("/")
         num_shared = min(len(one), len(other))

@@ -38,7 +38,7 @@ def decode_text(data: bytes, encoding: str | None = None) -> str:
 
 
 def is_utf8(data: bytes) -> bool:
-    """Whether the bytes are UTF-8 without NUL, looked at piece by piece: a file of gigabytes is not copied."""
+    """Tell whether the bytes are UTF-8 without NUL, looked at piece by piece: a file of gigabytes is not copied."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
         for start in range(0, len(data), CHUNK_BYTES):

@@ -90,7 +90,7 @@ def test_a_photo_with_an_annotation_of_no_known_category_is_asked_nothing(tmp_pa
 def test_a_photo_without_annotations_is_asked_about_what_is_marked_in_others(tmp_path: Path) -> None:
     rows, _ = read(tmp_path, [image(1), image(2)], [annotation(1, 2), annotation(2, 2, category_id=2)], {"questions_per_photo": 5})
     (row,) = (row for row in rows if row["image_id"] == "1")
-    assert len(row["conversations"]) == 2  # nobody may have looked for a giraffe
+    assert len(row["conversations"]) == 2  # annotators may not have looked for a giraffe
     assert all(each["targets"] == [] and "{seg}" not in (each["answer"] or "{seg}") for each in row["conversations"])
 
 

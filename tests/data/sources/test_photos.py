@@ -1,4 +1,4 @@
-"""Which photo an annotation means: the right one or none, never another one of the same base name."""
+"""The photo that an annotation means: the right one or none, never another one of the same base name."""
 
 import unicodedata
 from pathlib import Path
@@ -98,7 +98,7 @@ def test_one_file_of_two_images_is_told(tmp_path: Path) -> None:
 
 
 def test_nothing_is_denied_in_a_photo_of_two_images(tmp_path: Path) -> None:
-    """What the second image marks may be what the first one seems not to have."""
+    """A thing that the second image marks may be what the first one seems not to have."""
     keys = write_dataset(tmp_path, [image(1), image(2, file_name="1.jpg"), image(3)],
                          [annotation(number, number, category_id=number % 2 + 1) for number in (1, 2, 3)], CATEGORIES)
     rows, rejected = build_all(CocoSource(**keys, absent_share=0.9, questions_per_photo=9))
