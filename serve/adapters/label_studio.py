@@ -9,7 +9,7 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from xml.etree import ElementTree
 
@@ -30,6 +30,8 @@ from serve.problems import ApiError, to_api_error
 from serve.schemas import Mask, SegmentResponse
 
 PREFIX = "/adapters/label_studio"
+_WORD = re.compile(r"[^\W_]+")
+_PLURALS = (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"), ("ves", "fe"))
 MAX_TASKS = 1000  # longer lists are refused unread
 MAX_BATCH = 100  # what Label Studio sends at a time by default; answered one after the other
 BATCH_TIME_S = 90.0  # Label Studio waits 100 s
@@ -95,12 +97,14 @@ class Setup(_Open):
 
 
 class _Tags(BaseModel):
-    """The project's names of its brush, its photo and the photo's place in the data; its labels by each name (`value`, `alias`)."""
+    """The project's names of its brush, its photo and the photo's place in the data; the label that is sent (its `alias`, else its `value`)
+    by each of its names, and the names that are asked for."""
 
     brush: str
     image: str
     image_key: str
     labels: dict[str, str]
+    asked: list[str]
 
 
 def add_label_studio_routes(api: FastAPI, config: AppConfig, model: Model) -> None:
@@ -135,11 +139,13 @@ def add_label_studio_routes(api: FastAPI, config: AppConfig, model: Model) -> No
                 data = await read_label_studio_photo(image, task.id, config.label_studio, config.max_body_bytes)
             else:
                 data = await read_image(image, config, "tasks")
-            found = await answer_question(request, data, to_question(task, context, tags.labels), config, model)
+            found = await answer_question(request, data, to_question(task, context, tags.asked), config, model)
             regions = [await asyncio.to_thread(to_region, mask, found, tags) for mask in found.masks]
             kept = [region for region in regions if region]
+            left_out = [mask.label for mask, region in zip(found.masks, regions, strict=True) if region is None]
+            told = {"left_out": left_out} if left_out else {}  # phrases that name no label of the project
             score = min((region.score for region in kept), default=0.0)
-            return Prediction(result=kept, score=score, model_version=config.model_name)
+            return Prediction(result=kept, score=score, model_version=config.model_name, **told)  # type: ignore[arg-type]
 
         async def answer_or_tell(task: Task) -> Prediction:
             """A task that cannot be answered has no masks and its reason: the others of the batch keep theirs."""
@@ -167,7 +173,7 @@ def add_label_studio_routes(api: FastAPI, config: AppConfig, model: Model) -> No
 def read_label_config(label_config: str) -> _Tags:
     """Raises ApiError `label_config_invalid` for XML that is damaged, defines entities, or has no brush for a photo."""
     try:
-        if "<!" in label_config.replace("<!--", ""):  # a document type can define entities that grow without bound
+        if "<!" in label_config.replace("<!--", "").replace("<![CDATA[", ""):  # a document type can define entities that grow without bound
             raise ElementTree.ParseError("it has a document type")
         root = ElementTree.fromstring(label_config)
     except ElementTree.ParseError as error:
@@ -178,11 +184,13 @@ def read_label_config(label_config: str) -> _Tags:
         detail = "label_config has no BrushLabels whose toName is an Image with a value."
         raise ApiError(422, "label_config_invalid", detail, "label_config")
     image = brush.get("toName") or ""
-    labels = {name: label.get("value") or "" for label in brush.iter("Label") for name in (label.get("value"), label.get("alias")) if name}
-    return _Tags(brush=brush.get("name") or "", image=image, image_key=images[image][1:], labels=labels)
+    names = [(label.get("value") or "", label.get("alias") or label.get("value") or "") for label in brush.iter("Label")]
+    labels = {name: sent for value, sent in names for name in (value, sent) if name}
+    return _Tags(brush=brush.get("name") or "", image=image, image_key=images[image][1:], labels=labels,
+                 asked=[value or sent for value, sent in names if sent])
 
 
-def to_question(task: Task, context: dict[str, Any] | None, labels: Mapping[str, str]) -> str:
+def to_question(task: Task, context: dict[str, Any] | None, labels: Sequence[str]) -> str:
     """The question about a task. Raises ApiError `params_invalid` where the context's result is not a list."""
     result = (context or {}).get("result")
     if not isinstance(result, list | None):
@@ -191,7 +199,7 @@ def to_question(task: Task, context: dict[str, Any] | None, labels: Mapping[str,
         text = region.get("value", {}).get("text") if isinstance(region, dict) and isinstance(region.get("value"), dict) else None
         if text:
             return " ".join(map(str, text)) if isinstance(text, list) else str(text)
-    return str(task.data.get("question") or f"Where is the {', the '.join(dict.fromkeys(labels.values()))}?")
+    return str(task.data.get("question") or f"Where is the {', the '.join(labels)}?")
 
 
 def to_region(mask: Mask, answer: SegmentResponse, tags: _Tags) -> Region | None:
@@ -205,16 +213,25 @@ def to_region(mask: Mask, answer: SegmentResponse, tags: _Tags) -> Region | None
                   value=Brush(rle=encode_brush(rle_to_mask(mask.rle)), brushlabels=[label]), score=mask.score)
 
 
-def to_label(phrase: str, labels: dict[str, str]) -> str | None:
-    """The label with the longest name in `phrase`, in any case, singular or plural; the only one of a project, whatever the phrase."""
-    words = _to_words(phrase)
-    named = [name for name in labels if _to_words(name) in words]
-    if named:
-        return labels[max(named, key=len)]
+def to_label(phrase: str, labels: Mapping[str, str]) -> str | None:
+    """The label whose name stands first in `phrase`, in any case, singular or plural, the longest there; where a project has one label
+    only, that one, whatever the phrase. None where no name is in it."""
+    text = phrase.casefold()
+    words = [(found.start(), found.group()) for found in _WORD.finditer(text)]
+    places: list[tuple[int, int, str]] = []  # where a name starts, its length with a minus, the label
+    for name, label in labels.items():
+        parts = _WORD.findall(name.casefold())
+        places += [(words[first][0], -len(name), label) for first in range(len(words) - len(parts) + 1)
+                   if parts and all(_singulars(word) & _singulars(part) for (_, word), part in zip(words[first:], parts, strict=False))]
+        if not name.isascii() and name.casefold() in text:  # scripts without spaces
+            places.append((text.index(name.casefold()), -len(name), label))
+    if places:
+        ends = {(start, start - length) for start, length, _ in places}
+        return min((start, length, label) for start, length, label in places
+                   if not any(a <= start and start - length <= b and (a, b) != (start, start - length) for a, b in ends))[2]
     return next(iter(labels.values())) if len(set(labels.values())) == 1 else None
 
 
-def _to_words(text: str) -> str:
-    """In lower case and the singular, a space before and after each."""
-    words = re.findall(r"[^\W_]+", text.casefold())
-    return f" {' '.join(word[:-1] if len(word) > 3 and word.endswith('s') and not word.endswith('ss') else word for word in words)} "
+def _singulars(word: str) -> set[str]:
+    """`word`, and all that its singular may be: no rule tells boxes from horses."""
+    return {word} | {word.removesuffix(plural) + end for plural, end in _PLURALS if word.endswith(plural) and len(word) > len(plural) + 1}

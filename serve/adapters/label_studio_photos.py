@@ -5,7 +5,7 @@ server is asked: what `/setup` carries is not believed.
 """
 
 import os
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import httpx
 
@@ -16,13 +16,13 @@ from serve.problems import ApiError
 
 CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
 MAX_REDIRECTS = 3
+PHOTO_PLACES = ("data", "storage-data")
 
 
 def is_in_label_studio(image: str, config: LabelStudioConfig | None) -> bool:
     """Tell whether a task's photo is a path of Label Studio, a file of a cloud storage, or a URL of the configured server."""
-    scheme, _, _ = image[:20].partition("://")
     is_own = config is not None and image.startswith(f"{config.url.rstrip('/')}/")
-    return is_own or scheme.lower() in CLOUD_SCHEMES or image.startswith(("/data/", "data/", "/upload/", "upload/"))
+    return is_own or _is_cloud(image) or image.startswith(("/data/", "data/", "/upload/", "upload/"))
 
 
 async def read_label_studio_photo(image: str, task_id: int | str | None, config: LabelStudioConfig | None, max_bytes: int) -> bytes:
@@ -31,8 +31,11 @@ async def read_label_studio_photo(image: str, task_id: int | str | None, config:
         raise ApiError(422, "image_url", f"The photo {image[:80]!r} lies in Label Studio; set `label_studio: {{url: https://…}}` in the "
                        "deployment and its token in $LABEL_STUDIO_API_KEY, or send the photo itself.", "tasks")
     url = to_url(image, task_id, config)
-    for _ in range(MAX_REDIRECTS + 1):
-        if not _is_at(url, config):  # a presigned address of a cloud: under the rules for addresses that a stranger chooses
+    for hop in range(MAX_REDIRECTS + 1):
+        if _is_at(url, config):
+            if hop or not _is_cloud(image):  # else `to_url` wrote it
+                _check_path(url, config)
+        else:  # a presigned address of a cloud: under the rules for addresses that a stranger chooses
             return await fetch_photo(url, FetchConfig(timeout_s=config.timeout_s), max_bytes, "tasks")
         found = await FETCHING.run(_get, url, config, max_bytes)
         if isinstance(found, bytes):
@@ -46,12 +49,23 @@ def to_url(image: str, task_id: int | str | None, config: LabelStudioConfig) -> 
     base = config.url.rstrip("/")
     if image.startswith(f"{base}/"):
         return image
-    if image.partition("://")[0].lower() in CLOUD_SCHEMES:
+    if _is_cloud(image):
         if task_id is None or not str(task_id).isdecimal():
             raise ApiError(422, "image_url", f"{image[:80]!r} is resolved by the task's id, which the task has not.", "tasks")
         return f"{base}/tasks/{task_id}/presign/?fileuri={quote(image, safe='')}"
     path = image.lstrip("/")
     return f"{base}/{path if path.startswith('data/') else f'data/{path}'}"
+
+
+def _is_cloud(image: str) -> bool:
+    return image[:20].partition("://")[0].lower() in CLOUD_SCHEMES
+
+
+def _check_path(url: str, config: LabelStudioConfig) -> None:
+    """The token opens more than photos: it goes to the places of those only. Raises ApiError `image_url`."""
+    path, base = unquote(urlsplit(url).path), urlsplit(config.url).path.rstrip("/")
+    if not path.startswith(tuple(f"{base}/{place}/" for place in PHOTO_PLACES)) or {"..", "."} & set(path.split("/")) or "\\" in path:
+        raise ApiError(422, "image_url", f"{path[:80]!r} is not a place of photos in Label Studio ({', '.join(PHOTO_PLACES)}).", "tasks")
 
 
 def _is_at(url: str, config: LabelStudioConfig) -> bool:

@@ -94,9 +94,9 @@ def test_predictions():
 def test_where_the_question_comes_from():
     task = Task(data={"question": "of the task"})
     written = {"result": [{"value": {"x": 1}}, {"value": {"text": ["of the", "region"]}}]}
-    assert to_question(task, written, {"apple": "apple"}) == "of the region"
-    assert to_question(task, {"result": [None]}, {"apple": "apple"}) == "of the task"
-    assert to_question(Task(data={}), None, {"apple": "apple", "a": "apple", "pear": "pear"}) == "Where is the apple, the pear?"
+    assert to_question(task, written, ["apple"]) == "of the region"
+    assert to_question(task, {"result": [None]}, ["apple"]) == "of the task"
+    assert to_question(Task(data={}), None, ["apple", "pear"]) == "Where is the apple, the pear?"
 
 
 def test_the_rest_of_the_protocol():
@@ -156,19 +156,22 @@ def test_an_answer_larger_than_the_largest_body_is_refused():
 
 
 @pytest.mark.parametrize("phrase, label", [
-    ("the left halves", None), ("the LEFT half", "Left half"), ("two pears", "pear"), ("a spear", None), ("the shaft of the pump", "Axle"),
-    ("half", "half")])
+    ("the left halves", "Left half"), ("the LEFT half", "Left half"), ("two pears", "pear"), ("a spear", None),
+    ("the shaft of the pump", "Axle"), ("half", "half"), ("the pear on the shaft", "pear"), ("the shaft below the pear", "Axle"),
+    ("红色汽车", "汽车"), ("boxes", "box"), ("many leaves", "leaf"), ("a boxer", None)])
 def test_a_mask_gets_a_label_of_the_project_or_is_left_out(phrase, label):
-    assert to_label(phrase, {"half": "half", "Left half": "Left half", "pear": "pear", "shaft": "Axle"}) == label
+    assert to_label(phrase, {"half": "half", "Left half": "Left half", "pear": "pear", "shaft": "Axle", "汽车": "汽车",
+                             "box": "box", "leaf": "leaf"}) == label
 
 
 def test_a_label_that_the_project_has_not_is_never_sent():
     foreign = XML.replace("half", "wing").replace("Left wing", "wheel")
     (prediction,) = predict([{"id": 1, "data": {"image": DATA_URL}}], label_config=foreign).json()["results"]
-    assert prediction == {"result": [], "score": 0.0, "model_version": "test"}
-    alias = XML.replace('value="half"', 'value="A" alias="left half"')
-    (prediction,) = predict([{"id": 1, "data": {"image": DATA_URL}}], label_config=alias.replace("Left half", "other")).json()["results"]
-    assert prediction["result"][0]["value"]["brushlabels"] == ["A"]
+    assert prediction == {"result": [], "score": 0.0, "model_version": "test", "left_out": ["the left half"]}
+    alias = XML.replace('value="half"', 'value="left half" alias="A"').replace("Left half", "other")
+    (prediction,) = predict([{"id": 1, "data": {"image": DATA_URL}}], label_config=alias).json()["results"]
+    assert prediction["result"][0]["value"]["brushlabels"] == ["A"], "what Label Studio stores is the alias"
+    assert read_label_config(alias).asked == ["left half", "other", "pear"]
 
 
 def test_a_batch_keeps_what_could_be_answered():
@@ -189,7 +192,8 @@ class LabelStudio(BaseHTTPRequestHandler):
         if self.headers["authorization"] != "Token secret":
             return self.answer(401)
         if self.path.startswith("/ls/tasks/7/presign/"):
-            return self.answer(303, location="/ls/data/upload/1/a.png" if "inside" in self.path else "http://169.254.169.254/")
+            place = "/ls/data/upload/1/a.png" if "inside" in self.path else "/ls/api/users" if "back" in self.path else "http://169.254.169.254/"
+            return self.answer(303, location=place)
         if self.path in ("/ls/data/upload/1/a.png", "/ls/data/local-files/?d=a.png"):
             return self.answer(200, photo_bytes())
         self.answer(404)
@@ -210,7 +214,9 @@ class LabelStudio(BaseHTTPRequestHandler):
     ("/data/upload/1/a.png", None), ("upload/1/a.png", None), ("/data/local-files/?d=a.png", None), ("URL/data/upload/1/a.png", None),
     ("s3://inside/a.png", None), ("gs://inside/a b.png", None), ("azure-blob://inside/a.png", None), ("s3://outside/a.png", "image_url"),
     ("/data/upload/none.png", "image_fetch"), ("http://169.254.169.254/data/upload/1/a.png", "image_url"),
-    ("/data/../../upload/1/a.png", "image_fetch")])
+    ("/data/../../upload/1/a.png", "image_url"), ("/data/../api/projects/1/export", "image_url"),
+    ("URL/api/current-user/token", "image_url"),
+    ("URL/../other/x", "image_url"), ("/data/%2e%2e/api/users", "image_url"), ("s3://back/a.png", "image_url")])
 def test_photos_that_lie_in_label_studio(image, code, monkeypatch):
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "secret")
     LabelStudio.asked.clear()
@@ -223,7 +229,7 @@ def test_photos_that_lie_in_label_studio(image, code, monkeypatch):
         server.shutdown()
     if code:
         assert_problem(response, 422, code)
-        assert not any("169.254" in path for path in LabelStudio.asked)
+        assert not any("169.254" in path or "/api/" in path or "other" in path for path in LabelStudio.asked)
     else:
         assert response.status_code == 200 and len(response.json()["results"][0]["result"]) == 1
 
