@@ -5,9 +5,11 @@ answered with 503, and keeps its thread until it ends.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from serve.problems import ApiError
 
@@ -19,12 +21,27 @@ class Pool:
 
     def __init__(self, name: str, num_threads: int, timeout_s: float):
         self._threads, self._timeout_s, self._name = ThreadPoolExecutor(num_threads, thread_name_prefix=name), timeout_s, name
+        self._num_threads = num_threads
+        self._free: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """`function(*arguments)` in a thread. Raises what it raises, and ApiError `overloaded` when its time is over."""
-        work = asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        """`function(*arguments)` in a thread. Raises what it raises, and ApiError `overloaded` when its time is over.
+
+        It is handed over when a thread is free: a request that leaves before keeps nothing in a queue.
+        """
+        loop = asyncio.get_running_loop()
+        free = self._free.setdefault(loop, asyncio.Semaphore(self._num_threads))
+
+        def end(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(free.release)
+
         try:
-            return await asyncio.wait_for(work, self._timeout_s)  # cancels what has not begun
+            async with asyncio.timeout(self._timeout_s):
+                await free.acquire()
+                work = self._threads.submit(function, *arguments)
+                work.add_done_callback(end)  # of the thread, which a request that leaves does not end
+                return await asyncio.wrap_future(work)
         except TimeoutError:
             detail = f"The server had no time for {self._name} within {self._timeout_s:g} s; try again in a moment."
             raise ApiError(503, "overloaded", detail, headers={"retry-after": "3"}) from None

@@ -57,3 +57,23 @@ def test_work_that_takes_longer_than_its_time_is_told_and_the_rest_of_the_queue_
 def test_what_the_work_raises_is_raised():
     with pytest.raises(ZeroDivisionError):
         asyncio.run(Pool("testing", 1, 5).run(lambda: 1 // 0))
+
+
+def test_a_request_that_leaves_keeps_nothing_in_the_queue():
+    pool, release = Pool("testing", 1, 60), threading.Event()
+
+    async def run() -> int:
+        busy = asyncio.create_task(pool.run(release.wait, 60))
+        await asyncio.sleep(0.05)
+        left = [asyncio.create_task(pool.run(len, b"x")) for _ in range(20)]
+        await asyncio.sleep(0.05)
+        for each in left:
+            each.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        waiting = pool._threads._work_queue.qsize()
+        release.set()
+        assert await busy and await pool.run(len, b"xy") == 2
+        return waiting
+
+    assert asyncio.run(run()) == 0
+    assert asyncio.run(pool.run(len, b"xyz")) == 3, "in another loop too"
