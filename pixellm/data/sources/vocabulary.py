@@ -14,7 +14,8 @@ from pixellm.data.sources.referring import Category
 
 _BRACKETS = re.compile(r"[\s_]*\([^)]*\)")
 _PLURALS = (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"), ("ves", "fe"), ("men", "man"))
-_IRREGULAR = {"people": "person", "children": "child", "mice": "mouse", "geese": "goose", "feet": "foot", "teeth": "tooth", "oxen": "ox"}
+_IRREGULAR = {"people": "person", "men": "man", "women": "woman", "children": "child", "mice": "mouse", "geese": "goose",
+              "feet": "foot", "teeth": "tooth", "oxen": "ox"}
 
 Term = tuple[str, ...]  # a name's words in lower case, the last one also in what may be its singular
 
